@@ -1,0 +1,61 @@
+"""The anatomy of a rule. One file a rule, found by scanning `wellfit/rules` and the entry points `wellfit.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from wellfit.finding import Finding, Fix, Location, Severity
+
+if TYPE_CHECKING:
+    from wellfit.record import Record
+
+Family = Literal["data", "initialisation", "forward", "backward", "update", "curve"]
+
+
+class Rule:
+    """Base class of all rules: subclass it, fill the fields, write `check`.
+
+    The docstring of a rule has the headings *What it checks, Why it hurts, Cure, Fix safety, When it is wrong,
+    References*. Thresholds are upper-case-free typed class fields with a comment for unit and origin; each can be set
+    in `[tool.wellfit.rules.NAME]`. `sick` and `healthy` are scripts in miniature: static methods without arguments
+    whose *body* is a whole program (torch imported inside, under 2 s); the tests run them under `wellfit run`.
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    since: ClassVar[str] = "0.1"
+    status: ClassVar[Literal["preview", "stable"]] = "stable"
+    summary: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
+    consequences: ClassVar[tuple[str, ...]] = ()
+    fixes: ClassVar[tuple[Fix, ...]] = ()
+
+    def check(self, record: Record) -> Iterator[Finding]:
+        """Judge a record; called again and again while it grows, and once at the end.
+
+        Args:
+            record: what one process recorded; `record.finished` says whether it has ended.
+
+        Returns:
+            findings, most important first; none if all is well or too little was seen.
+        """
+        raise NotImplementedError
+
+    def finding(
+        self,
+        message: str,
+        *,
+        severity: Severity,
+        step: int | None = None,
+        layer: str | None = None,
+        location: Location | None = None,
+        evidence: dict[str, Any] | None = None,
+        sure: bool = True,
+    ) -> Finding:
+        """A finding of this rule, with its name, code and fixes filled in."""
+        return Finding(
+            self.name, self.code, severity, message, step=step, layer=layer, location=location,
+            evidence=evidence or {}, fixes=self.fixes, sure=sure,
+        )  # fmt: skip
