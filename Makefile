@@ -1,0 +1,45 @@
+# make demo and make test do everything on a fresh machine; `.venv` is what all targets use.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCES := pyproject.toml setup.py $(wildcard wellfit/probe/native/*.c wellfit/probe/native/*.h)
+
+.PHONY: setup demo test check format bench docs clean
+
+setup: $(READY)
+
+$(READY): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e ".[dev]"
+	touch $@
+
+demo: setup
+	@echo; echo '$$ wellfit run examples/digits_ill.py'
+	@$(BIN)/wellfit run examples/digits_ill.py
+	@echo; echo '$$ wellfit run examples/digits.py'
+	@$(BIN)/wellfit run examples/digits.py
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python bench/kernel.py
+	$(BIN)/python bench/record.py
+	$(BIN)/python bench/overhead.py
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+	@echo "site/index.html"
+
+clean:
+	rm -rf .venv build site *.egg-info wellfit/probe/native/*.so

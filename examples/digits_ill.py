@@ -1,0 +1,47 @@
+"""Handwritten digits that a deep network does not learn: the loss stays at ln 10 = 2.303, the accuracy at 10 %.
+
+    wellfit run examples/digits_ill.py
+
+Written as one would in a first week of deep learning: eight hidden layers, and sigmoids between them because that is
+what neurons do. wellfit says why nothing is learned. The same program, well: examples/digits.py.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+torch.manual_seed(0)
+images, labels = load_digits(return_X_y=True)
+x = torch.tensor(images / 16.0, dtype=torch.float32)
+y = torch.tensor(labels)
+x_train, y_train, x_test, y_test = x[:1400], y[:1400], x[1400:], y[1400:]
+
+
+class DeepNet(nn.Module):
+    def __init__(self, width=64, depth=8):
+        super().__init__()
+        self.first = nn.Linear(64, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.first(x))
+        for layer in self.hidden:
+            x = torch.sigmoid(layer(x))
+        return self.head(x)
+
+
+net = DeepNet()
+loss_function = nn.CrossEntropyLoss()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+for epoch in range(12):
+    for batch in torch.randperm(len(x_train)).split(50):
+        optimizer.zero_grad()
+        loss = loss_function(net(x_train[batch]), y_train[batch])
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        accuracy = (net(x_test).argmax(1) == y_test).float().mean().item()
+    if epoch % 3 == 2:
+        print(f"epoch {epoch + 1:2}  loss {loss.item():.3f}  test accuracy {accuracy:.3f}")

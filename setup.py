@@ -1,0 +1,41 @@
+"""Builds the optional C kernel of the probe; everything else about the package is said in pyproject.toml.
+
+The kernel is a plain shared library that ctypes loads. Without a compiler, or with one that does not know it (MSVC),
+wellfit installs all the same and uses its torch twin.
+"""
+
+import sys
+
+from setuptools import Extension, setup  # type: ignore[import-untyped]
+from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
+
+FOLDER = "wellfit/probe/native/"
+
+
+class BuildKernel(build_ext):  # type: ignore[misc]
+    """Builds the kernel if it can; an install never fails for it."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # noqa: BLE001 - a broken toolchain raises whatever it likes
+            print(f"wellfit: the C kernel was not built ({error}); the torch twin will be used", file=sys.stderr)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """No PyInit function: this is a library, not a Python module."""
+        return []
+
+
+setup(
+    cmdclass={"build_ext": BuildKernel},
+    ext_modules=[
+        Extension(
+            "wellfit.probe.native._kernel",
+            sources=[FOLDER + "kernel.c"],
+            depends=[FOLDER + "level.h", FOLDER + "lanes.h"],
+            extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-g0", "-fvisibility=hidden"],
+            libraries=[] if sys.platform == "win32" else ["m"],
+            optional=True,
+        )
+    ],
+)

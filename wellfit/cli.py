@@ -1,0 +1,288 @@
+"""The command line: one function for each verb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from wellfit import __version__
+from wellfit.errors import WellfitError
+
+if TYPE_CHECKING:
+    from wellfit.launch import Options
+    from wellfit.record import Run
+
+FORMATS = ("text", "json", "sarif", "github")
+
+_HELP = """\
+wellfit watches a PyTorch training run and says what is ill, where, and what helps.
+
+  wellfit run train.py --lr 3        run a script (or -m module, torchrun ..., any command) under watch
+  wellfit rules                      all illnesses it knows
+  wellfit rule dead-units            one of them: what, why, cure, thresholds
+  wellfit runs                       the runs recorded below this folder
+  wellfit diagnose RUN               judge a recorded run again
+  wellfit report RUN                 write its HTML page again
+
+`wellfit run --help` lists the options. Nothing leaves this machine.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code (2 where the command itself was wrong)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            _write(_HELP)
+            return 0
+        if words[0] in ("--version", "-V"):
+            _write(f"wellfit {__version__}\n")
+            return 0
+        verb = _VERBS.get(words[0])
+        if verb is None:
+            raise WellfitError(_unknown_verb(words[0]))
+        return verb(words[1:])
+    except WellfitError as error:
+        sys.stderr.write(f"wellfit: {' '.join(str(error).split())}\n")
+        return 2
+    except BrokenPipeError:  # `wellfit rules | head`
+        _silence_stdout()
+        return 0
+
+
+def run(words: list[str]) -> int:
+    """`wellfit run`: a command under watch."""
+    from wellfit.launch import run_watched
+
+    return run_watched(_run_options(words))
+
+
+def rules(words: list[str]) -> int:
+    """`wellfit rules`: the table of all rules."""
+    parser = _Parser("rules", "List all rules.")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args(words)
+    from wellfit.catalogue import known_rules
+
+    known, problems = known_rules()
+    for problem in problems:
+        sys.stderr.write(f"wellfit: {problem}\n")
+    if options.format == "json":
+        from wellfit.rule_page import rule_json
+
+        _write(_json([rule_json(rule) for rule in known]))
+        return 0
+    width = max((len(rule.name) for rule in known), default=0)
+    family = max((len(rule.family) for rule in known), default=0)
+    _write("".join(f"{rule.code:<8} {rule.name:<{width}}  {rule.family:<{family}}  {rule.summary}\n" for rule in known))
+    return 0
+
+
+def rule(words: list[str]) -> int:
+    """`wellfit rule NAME`: its page."""
+    parser = _Parser("rule", "Show the page of a rule: what it checks, why it hurts, the cure, the thresholds.")
+    parser.add_argument("name", help="its name or code")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args(words)
+    from wellfit.catalogue import find_rule
+    from wellfit.rule_page import rule_json, rule_text
+
+    found = find_rule(options.name)
+    _write(_json(rule_json(found)) if options.format == "json" else rule_text(found))
+    return 0
+
+
+def runs(words: list[str]) -> int:
+    """`wellfit runs`: what was recorded below this folder."""
+    parser = _Parser("runs", "List the runs recorded in .wellfit below a folder.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
+    options = parser.parse_args(words)
+    from wellfit.runs import runs_text
+
+    _write(runs_text(options.folder))
+    return 0
+
+
+def diagnose(words: list[str]) -> int:
+    """`wellfit diagnose RUN`: judge a recorded run again."""
+    parser = _Parser("diagnose", "Judge a recorded run again, with today's rules and settings.")
+    parser.add_argument("run", help="folder of the run, or its name in .wellfit; `last` for the latest")
+    _add_judging(parser)
+    options = parser.parse_args(words)
+    found, run, failed = _judged(options)
+    from wellfit.launch.outputs import deliver, formatted
+
+    trouble = deliver(formatted(options.format, found, run, options.show_notes), options.output)
+    if trouble:
+        raise WellfitError(trouble)
+    return int(failed)
+
+
+def report(words: list[str]) -> int:
+    """`wellfit report RUN`: write its page again."""
+    parser = _Parser("report", "Judge a recorded run again and write its HTML page.")
+    parser.add_argument("run", help="folder of the run, or its name in .wellfit; `last` for the latest")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the run's folder")
+    parser.set_defaults(select=None, ignore=None, fail_on=None)
+    options = parser.parse_args(words)
+    found, run, _ = _judged(options)
+    from wellfit.launch.outputs import deliver
+    from wellfit.report import to_html
+
+    output = options.output or run.folder / "report.html"
+    trouble = deliver(to_html(found, run), output)
+    if trouble:
+        raise WellfitError(trouble)
+    _write(f"{output}\n")
+    return 0
+
+
+_VERBS: dict[str, Callable[[list[str]], int]] = {
+    "diagnose": diagnose,
+    "report": report,
+    "rule": rule,
+    "rules": rules,
+    "run": run,
+    "runs": runs,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one sentence."""
+
+    def __init__(self, verb: str, description: str, **more: Any) -> None:
+        super().__init__(prog=f"wellfit {verb}", description=description, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        raise WellfitError(f"{message}; see `{self.prog} --help`")
+
+
+def _unknown_verb(word: str) -> str:
+    from wellfit.nearest import did_you_mean
+
+    if word.endswith(".py") or word == "-m":
+        return f"to run {word} under watch: wellfit run {word}"
+    return f'there is no command "{word}"{did_you_mean(word, _VERBS)}; `wellfit` lists them all'
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    """The options that say which rules judge and how that is told."""
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of the findings")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the findings to this file")
+    parser.add_argument("--fail-on", choices=("never", "error", "note"), help="exit with 1 if there is such a finding")
+    parser.add_argument("--select", metavar="RULES", help="names, codes or prefixes, e.g. dead-units,DAT,FWD3")
+    parser.add_argument("--ignore", metavar="RULES", help="the same, to leave out")
+    parser.add_argument("--show-notes", action="store_true", help="tell notes as well as errors")
+
+
+def _run_parser() -> _Parser:
+    usage = "wellfit run [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]"
+    parser = _Parser("run", "Run a command under watch. Options of wellfit stand before the script.", usage=usage)
+    _add_judging(parser)
+    parser.add_argument("--quiet", action="store_true", help="say nothing on standard error")
+    parser.add_argument("--overhead", type=float, metavar="PERCENT", help="budget of the watching (default 1)")
+    parser.add_argument("--quota", type=int, metavar="MB", help="most that a run may write (default 512)")
+    parser.add_argument("--no-report", action="store_true", help="write no HTML page")
+    parser.add_argument("--all", action="store_true", help="tell all findings at the end, not only the first five")
+    return parser
+
+
+def _split(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """Our own options, and the command: it begins at the first word that is no option of ours."""
+    takes_value = {name: action.nargs is None for action in parser._actions for name in action.option_strings}
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if word == "--":
+            return words[:place], words[place + 1 :]
+        if not word.startswith("-") or word in ("-m", "-c"):
+            break
+        name = word.partition("=")[0]
+        if name not in takes_value:
+            from wellfit.nearest import did_you_mean
+
+            raise WellfitError(
+                f"run has no option {word}{did_you_mean(name, takes_value)}; options of the script stand after it"
+            )
+        place += 2 if takes_value[name] and "=" not in word else 1
+    return words[:place], words[place:]
+
+
+def _run_options(words: list[str]) -> Options:
+    from wellfit.config import check_overhead, check_quota, load_config, names_list
+    from wellfit.launch import Options
+
+    parser = _run_parser()
+    own, command = _split(words, parser)
+    given = parser.parse_args(own)
+    if not command:
+        raise WellfitError("run needs a script or command, such as: wellfit run train.py")
+    config = load_config(Path.cwd())
+    overhead = config.overhead if given.overhead is None else given.overhead
+    quota = config.quota if given.quota is None else given.quota
+    check_overhead(overhead, "--overhead")
+    check_quota(quota, "--quota")
+    select = config.select if given.select is None else names_list(given.select)
+    ignore = names_list(given.ignore) if given.ignore is not None else config.ignore if given.select is None else ()
+    return Options(
+        words=command,
+        format=given.format,
+        output=given.output,
+        fail_on=given.fail_on or config.fail_on,
+        select=select,
+        ignore=ignore,
+        thresholds=config.thresholds,
+        quiet=given.quiet,
+        overhead=overhead,
+        quota=quota,
+        report=not given.no_report,
+        notes_shown=given.show_notes,
+        all_shown=given.all,
+    )
+
+
+def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
+    """Findings of a recorded run, the run, and whether one is as grave as --fail-on asks for."""
+    from wellfit import catalogue
+    from wellfit.config import load_config, names_list
+    from wellfit.diagnose import diagnose as judge
+    from wellfit.runs import find_run
+
+    config = load_config(Path.cwd())
+    select = config.select if options.select is None else names_list(options.select)
+    ignore = (
+        names_list(options.ignore) if options.ignore is not None else config.ignore if options.select is None else ()
+    )
+    problems: list[str] = []
+    chosen = catalogue.rules(select, ignore, config.thresholds, problems)
+    run = find_run(options.run)
+    for record in run.records:
+        record.finished = True
+    diagnosis = judge(run, chosen)
+    for problem in [*problems, *diagnosis.problems, *run.damage]:
+        sys.stderr.write(f"wellfit: {problem}\n")
+    fail_on = options.fail_on or config.fail_on
+    grave = {"never": (), "error": ("error",), "note": ("error", "note")}[fail_on]
+    return diagnosis.findings, run, any(finding.severity in grave for finding in diagnosis.findings)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _write(text: str) -> None:
+    """Text on standard output, whatever its encoding can hold."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _silence_stdout() -> None:
+    """After the reader has gone: let Python's own last flush find nothing to complain about."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

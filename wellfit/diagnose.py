@@ -1,0 +1,217 @@
+"""All rules over a run: which findings hold, which of them explain others, and in which order they are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wellfit.catalogue import FAMILIES, matches
+from wellfit.finding import Finding, Location
+from wellfit.rule import Rule
+
+if TYPE_CHECKING:
+    from wellfit.record import Record, Run
+
+LATE_STEPS = 20
+"""A cause may become certain so many steps after its consequence: it was there before, but needed more evidence."""
+
+_SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read for ignore comments
+_IGNORE = re.compile(r"#\s*wellfit:\s*ignore(?![\w-])(?:\s*\[([^\]]*)\])?")
+
+
+@dataclass
+class Diagnosis:
+    """What all rules together say about a run.
+
+    Args:
+        findings: errors before notes, causes before consequences.
+        problems: one sentence for each rule that failed and was switched off.
+        folded: (cause, consequence) for each finding that is told as a consequence of another only.
+        ignored: findings that a comment in the user's source silences.
+    """
+
+    findings: list[Finding]
+    problems: list[str] = field(default_factory=list)
+    folded: list[tuple[Finding, Finding]] = field(default_factory=list)
+    ignored: list[Finding] = field(default_factory=list)
+
+
+def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = None) -> Diagnosis:
+    """Judge every record of a run with every rule.
+
+    Args:
+        run: the run, read as far as it should be judged.
+        rules: of `catalogue.rules`.
+        switched_off: names of rules not to ask again; those that fail are added. Pass the same set to every call while
+            a run grows, and each failure is named once.
+    """
+    off = set() if switched_off is None else switched_off
+    found: list[tuple[Finding, int]] = []
+    problems: list[str] = []
+    for record in run.records:
+        for rule in rules:
+            if rule.name in off:
+                continue
+            try:
+                found += [(_checked(finding), record.rank) for finding in rule.check(record)]
+            except Exception as error:
+                off.add(rule.name)
+                problems.append(_failure(rule, record, error))
+    found = [(finding, rank) for finding, rank in found if finding.rule not in off]
+    comments = _Comments()
+    ignored = [finding for finding, _ in found if comments.silence(finding)]
+    merged = _merged([(finding, rank) for finding, rank in found if finding not in ignored])
+    ordered = ordered_findings(merged, rules)
+    kept, folded = _fold(ordered, explained(rules))
+    return Diagnosis(kept, problems, folded, ignored)
+
+
+def explained(rules: Iterable[Rule]) -> dict[str, set[str]]:
+    """By name of a rule, the names of all rules that it explains, directly or through others (never itself)."""
+    direct = {rule.name: set(rule.consequences) for rule in rules}
+    reach: dict[str, set[str]] = {}
+    for name in direct:
+        seen: set[str] = set()
+        waiting = list(direct[name])
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting += direct.get(other, ())
+        reach[name] = seen - {name}
+    return reach
+
+
+def ordered_findings(findings: Sequence[Finding], rules: Iterable[Rule]) -> list[Finding]:
+    """Errors before notes; in each, causes before consequences; else by family, step and code."""
+    rules = list(rules)
+    family = {rule.name: FAMILIES.index(rule.family) for rule in rules}
+    reach = explained(rules)
+
+    def rank(finding: Finding) -> tuple[bool, int, float, str, str]:
+        step = float("inf") if finding.step is None else finding.step
+        place = family.get(finding.rule, len(FAMILIES))
+        return finding.severity != "error", place, step, finding.code, finding.layer or ""
+
+    waiting = sorted(findings, key=rank)
+    result: list[Finding] = []
+    while waiting:
+        names = {finding.rule for finding in waiting if finding.severity == waiting[0].severity}
+        causes = {name: [other for other in names if name in reach.get(other, ())] for name in names}
+        # In a circle of causes nobody is first: the tie-breaker decides.
+        first = next((f for f in waiting if f.severity == waiting[0].severity and not causes[f.rule]), waiting[0])
+        chosen = [f for f in waiting if f.rule == first.rule and f.severity == first.severity]
+        result += chosen
+        waiting = [finding for finding in waiting if finding not in chosen]
+    return result
+
+
+def _checked(finding: object) -> Finding:
+    if not isinstance(finding, Finding):
+        raise TypeError(f"check() gave a {type(finding).__name__}, not a Finding")
+    return finding
+
+
+def _failure(rule: Rule, record: Record, error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"the rule {rule.name} failed on the record of process {record.pid} and is switched off "
+        f"({type(error).__name__}: {text})"
+    )
+
+
+def _merged(found: Sequence[tuple[Finding, int]]) -> list[Finding]:
+    """One finding for what the same rule says of the same layer and line in several ranks."""
+    groups: dict[tuple[str, str | None, Location | None], list[tuple[Finding, int]]] = {}
+    for finding, rank in found:
+        groups.setdefault((finding.rule, finding.layer, finding.location), []).append((finding, rank))
+    result = []
+    for group in groups.values():
+        ranks = sorted({rank for _, rank in group})
+        if len(ranks) == 1:  # one rank may say several things of a layer: they stay apart
+            result += [finding for finding, _ in group]
+            continue
+        first = min((finding for finding, _ in group), key=lambda finding: finding.severity != "error")
+        first.evidence = {**first.evidence, "ranks": [str(rank) for rank in ranks]}
+        result.append(first)
+    return result
+
+
+def _fold(
+    ordered: Sequence[Finding], reach: Mapping[str, set[str]]
+) -> tuple[list[Finding], list[tuple[Finding, Finding]]]:
+    """Take out the findings that an error explains, and name them there.
+
+    `ordered` has causes first, so that in a circle of rules the first explains the others.
+    """
+    kept: list[Finding] = []
+    folded: list[tuple[Finding, Finding]] = []
+    for place, finding in enumerate(ordered):
+        cause = next((c for c in _possible_causes(ordered, place, reach) if c in kept), None)
+        if cause is None:
+            kept.append(finding)
+            continue
+        folded.append((cause, finding))
+        if finding.rule not in cause.consequences:
+            cause.consequences.append(finding.rule)
+    return kept, folded
+
+
+def _possible_causes(ordered: Sequence[Finding], place: int, reach: Mapping[str, set[str]]) -> list[Finding]:
+    """The findings before this place that explain the one there: certain errors that did not come later."""
+    finding = ordered[place]
+    causes = []
+    for cause in ordered[:place]:
+        if cause.severity != "error" or finding.rule not in reach.get(cause.rule, ()):
+            continue
+        if cause.step is None or finding.step is None or cause.step <= finding.step + LATE_STEPS:
+            causes.append(cause)
+    return causes
+
+
+class _Comments:
+    """The ignore comments in the user's source; each file is read once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def silence(self, finding: Finding) -> bool:
+        """Whether the finding's line, or a line of comment just above it, says `# wellfit: ignore`."""
+        where = finding.location
+        if where is None:
+            return False
+        lines = self._lines(where.file)
+        if not 1 <= where.line <= len(lines):
+            return False
+        texts = [lines[where.line - 1]]
+        if where.line >= 2 and lines[where.line - 2].lstrip().startswith("#"):
+            texts.append(lines[where.line - 2])
+        return any(_says_ignore(text, finding) for text in texts)
+
+    def _lines(self, file: str) -> list[str]:
+        if file not in self._files:
+            self._files[file] = _read_lines(file)
+        return self._files[file]
+
+
+def _read_lines(file: str) -> list[str]:
+    """The lines of a regular source file of sane size; none if it cannot be read."""
+    path = Path(file)
+    try:
+        if not path.is_file() or path.stat().st_size > _SOURCE_LIMIT:
+            return []
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return []
+
+
+def _says_ignore(text: str, finding: Finding) -> bool:
+    for match in _IGNORE.finditer(text):
+        if match[1] is None:
+            return True
+        if any(matches(name, finding.rule, finding.code) for name in match[1].split(",")):
+            return True
+    return False

@@ -1,0 +1,109 @@
+"""`wellfit run`: start the command, tell findings while it runs, judge it at the end, leave with its exit code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wellfit import __version__
+from wellfit.config import FailOn, Thresholds
+from wellfit.errors import WellfitError
+from wellfit.launch.child import Child, end_like, listening
+from wellfit.launch.command import resolve
+from wellfit.launch.folder import RunFile, environment, make_folder
+from wellfit.launch.voice import Voice
+
+POLL_SECONDS = 0.5
+
+Format = Literal["text", "json", "sarif", "github"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `wellfit run` was asked for.
+
+    Args:
+        words: the command to run, as typed.
+        format: of the findings; all but "text" are written to `output`, or else to standard output at the end.
+        output: file for the findings in this format; None for none.
+        fail_on: from which severity a finding makes the exit code 1 where the program's own was 0.
+        select, ignore, thresholds: as for `catalogue.rules`.
+        quiet: say nothing on standard error.
+        overhead: budget of the probe, in percent of the run's time.
+        quota: most that the run may write, in MB.
+        report: write the HTML page.
+        notes_shown: tell notes as well as errors.
+        all_shown: tell all findings at the end, not only the first five.
+    """
+
+    words: list[str]
+    format: Format = "text"
+    output: Path | None = None
+    fail_on: FailOn = "never"
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=dict)
+    quiet: bool = False
+    overhead: float = 1.0
+    quota: int = 512
+    report: bool = True
+    notes_shown: bool = False
+    all_shown: bool = False
+
+
+def run_watched(options: Options) -> int:
+    """Run a command under watch.
+
+    Returns:
+        the exit code to leave with; where a signal killed the program, this process ends by the same signal instead.
+
+    Raises:
+        WellfitError: an option or the command is wrong; nothing was started.
+    """
+    command = resolve(options.words)
+    if options.select or options.ignore or options.thresholds:
+        from wellfit.catalogue import rules
+
+        rules(options.select, options.ignore, options.thresholds)  # a wrong name must be told before the run
+    if options.output is not None and not options.output.absolute().parent.is_dir():
+        raise WellfitError(f"--output {options.output}: there is no folder {options.output.parent}")
+    try:
+        cwd = Path.cwd()
+    except OSError:
+        raise WellfitError("the current folder no longer exists: change to another") from None
+    folder = make_folder(command.label, cwd)
+    file = RunFile(folder, command, options.words, cwd, __version__)
+    file.write()
+    probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000}
+    env = environment(folder, probe, os.environ)
+    with listening() as (signals, wake):
+        try:
+            child = Child(command.argv, env)
+        except OSError as error:
+            raise WellfitError(f"{command.argv[0]} could not be started: {error.strerror}") from None
+        signals.follow(child)
+        _step_back()
+        from wellfit.launch.live import Live  # imported while the child starts
+
+        live = Live(folder, options, Voice())
+        while not child.wait(POLL_SECONDS, wake):
+            live.look()
+        status = child.status or 0
+        file.end(status)
+        file.write()
+        try:
+            failed = live.end()
+        except KeyboardInterrupt:  # the user does not want to wait for us
+            failed = False
+    return end_like(status) or int(failed)
+
+
+def _step_back() -> None:
+    """Leave the processor to the program: judging can wait."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        os.nice(5)
+    except OSError:  # not allowed here; it is a courtesy only
+        return

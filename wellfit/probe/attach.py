@@ -1,0 +1,367 @@
+"""The one file that changes torch's global state, and puts all of it back.
+
+What torch has a public hook for is hooked (optimizer steps, module forward calls); patched is only what has none:
+`torch.autograd.backward`, the constructors of modules, optimizers, schedulers and loaders, `zero_grad`, `train`,
+`no_grad`, the loss functions, GradScaler and `torch.compile`. Every patch calls the original with the same arguments
+and gives back its result or its exception.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
+
+from wellfit.probe.fence import Fence, say
+from wellfit.probe.locate import location, user_place
+from wellfit.probe.losses import FUNCTIONS
+from wellfit.probe.observer import Observer
+from wellfit.probe.tracebacks import hide_our_frames
+
+_attached: list[Attachment] = []
+_MISSING = object()
+
+
+class Attachment:
+    """The probe in this process, and everything that it changed in torch.
+
+    Args:
+        options: see `Observer`.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.fence = Fence()
+        self.fence.detach = self.detach
+        self.fence.report = self._report
+        self._undo: list[Callable[[], None]] = []
+        self.observer = Observer(options, self.fence)
+        self._install()
+
+    def _report(self, said: str) -> None:
+        self.observer.event("switched-off", error=said)
+        self.observer.writer.flush()
+
+    def detach(self) -> None:
+        """Put everything back; the record stays as it is."""
+        self.observer.activations.end()
+        self.observer.evaluations.end()
+        self.observer.trace.pop()
+        while self._undo:
+            self._undo.pop()()
+
+    def flush(self) -> None:
+        """Write what is waiting, so that it can be read now."""
+        self.fence.guard(self.observer.flush)()
+
+    def close(self) -> None:
+        """Stop watching for good."""
+        self.fence.guard(self.observer.end)()
+        self.fence.off = True
+        self.detach()
+        if self in _attached:
+            _attached.remove(self)
+
+    def _patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Put `make(original)` in the place of `holder.name`."""
+        original = getattr(holder, name)
+        own = vars(holder).get(name, _MISSING)
+        wrapper = functools.wraps(original)(make(original))
+        setattr(holder, name, wrapper)
+
+        def undo() -> None:
+            if vars(holder).get(name) is wrapper:  # someone else may have patched over ours: leave theirs
+                if own is _MISSING:
+                    delattr(holder, name)
+                else:
+                    setattr(holder, name, own)
+
+        self._undo.append(undo)
+
+    def _install(self) -> None:
+        self._patch_backward()
+        self._patch_steps()
+        self._patch_births()
+        self._patch_modes()
+        self._patch_losses()
+        self._patch_scaler()
+        compiled = self.fence.guard(self.observer.compile_called)
+
+        def with_compile(original: Any) -> Any:
+            def compile(*args: Any, **kwargs: Any) -> Any:
+                compiled()
+                self._release_functions()
+                return original(*args, **kwargs)
+
+            return compile
+
+        self._patch(torch, "compile", with_compile)
+
+    def _patch_backward(self) -> None:
+        # Written out rather than through `guard`: this runs in every step.
+        observer, fence = self.observer, self.fence
+
+        def with_backward(original: Any) -> Any:
+            def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+                ours = False
+                if not fence.off:
+                    try:
+                        ours = observer.before_backward(tensors)
+                    except Exception as error:
+                        fence.fault(error)
+                try:
+                    result = original(tensors, *args, **kwargs)
+                except BaseException:
+                    if ours:
+                        observer.backward_failed()
+                    raise
+                if ours:
+                    try:
+                        observer.after_backward()
+                    except Exception as error:
+                        fence.fault(error)
+                return result
+
+            return backward
+
+        self._patch(torch.autograd, "backward", with_backward)
+
+    def _patch_steps(self) -> None:
+        observer, fence = self.observer, self.fence
+
+        def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if not fence.off:
+                try:
+                    observer.before_step(optimizer)
+                except Exception as error:
+                    fence.fault(error)
+
+        def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if not fence.off:
+                try:
+                    observer.after_step(optimizer)
+                except Exception as error:
+                    fence.fault(error)
+
+        def with_zero(original: Any) -> Any:
+            def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+                if not fence.off:
+                    try:
+                        observer.zero_grad(self)
+                    except Exception as error:
+                        fence.fault(error)
+                return original(self, *args, **kwargs)
+
+            return zero_grad
+
+        hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        self._undo += [hook.remove for hook in hooks]
+        self._patch(torch.optim.Optimizer, "zero_grad", with_zero)
+        self._patch(torch.nn.Module, "zero_grad", with_zero)
+
+    def _patch_births(self) -> None:
+        """Constructors: where the user made a module, an optimizer, a scheduler, a loader."""
+        observer, guard = self.observer, self.fence.guard
+
+        def after_init(note: Callable[[Any], None]) -> Callable[[Any], Any]:
+            noted = guard(note)
+
+            def make(original: Any) -> Any:
+                def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - stands in for one
+                    original(self, *args, **kwargs)
+                    noted(self)
+
+                return __init__
+
+            return make
+
+        def scheduler(made: Any) -> None:
+            held = observer.optimizers.held(made.optimizer) if hasattr(made, "optimizer") else None
+            fields = {"class": type(made).__name__, "location": location(user_place()), "optimizer": held and held.id}
+            observer.declare("scheduler", **fields)
+
+        loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        iterated = guard(lambda made: observer.epoch(loaders.get(made, -1)))
+
+        def with_iter(original: Any) -> Any:
+            def __iter__(self: Any) -> Any:  # noqa: N807 - stands in for one
+                iterated(self)
+                return original(self)
+
+            return __iter__
+
+        self._patch(DataLoader, "__iter__", with_iter)
+
+        def loader(made: Any) -> None:
+            sampler = type(getattr(made, "sampler", None)).__name__
+            number = observer.declare(
+                "loader", location=location(user_place()), batch_size=made.batch_size, shuffle=sampler == "RandomSampler",
+                num_workers=made.num_workers, drop_last=made.drop_last, sampler=sampler,
+            )  # fmt: skip
+            loaders[made] = number
+
+        self._patch(torch.nn.Module, "__init__", after_init(observer.layers.born))
+        self._patch(torch.optim.Optimizer, "__init__", after_init(observer.optimizers.born))
+        self._patch(lr_scheduler.LRScheduler, "__init__", after_init(scheduler))
+        self._patch(DataLoader, "__init__", after_init(loader))
+
+    def _patch_modes(self) -> None:
+        """train(), eval() and no_grad: where training pauses."""
+        observer, guard = self.observer, self.fence.guard
+        mode_set, pause = guard(observer.mode_set), guard(observer.pause)
+
+        def with_eval(original: Any) -> Any:
+            def eval(self: Any) -> Any:
+                mode_set(self, False)
+                return original(self)
+
+            return eval
+
+        def with_enter(original: Any) -> Any:
+            def __enter__(self: Any) -> Any:  # noqa: N807 - stands in for one
+                if observer.trained and "torch" not in sys._getframe(1).f_code.co_filename:
+                    pause()
+                return original(self)
+
+            return __enter__
+
+        self._patch(torch.nn.Module, "eval", with_eval)
+        self._patch(torch.no_grad, "__enter__", with_enter)
+        self._patch(torch.inference_mode, "__enter__", with_enter)
+
+    def _patch_losses(self) -> None:
+        observer, called = self.observer, self.fence.guard(self.observer.loss_called)
+        inside = [False]  # torch calls some of these from others, and each again through a function mode
+
+        def with_loss(name: str) -> Callable[[Any], Any]:
+            def make(original: Any) -> Any:
+                def loss(*args: Any, **kwargs: Any) -> Any:
+                    if inside[0] or observer.compiled:
+                        return original(*args, **kwargs)
+                    inside[0] = True
+                    try:
+                        result = original(*args, **kwargs)
+                    finally:
+                        inside[0] = False
+                    if observer.watching or not result.requires_grad:
+                        called(name, args, kwargs, result)
+                    return result
+
+                return loss
+
+            return make
+
+        before = len(self._undo)
+        for name in FUNCTIONS:
+            self._patch(F, name, with_loss(name))
+        self._loss_patches = self._undo[before:]
+
+    def _release_functions(self) -> None:
+        """Functions that a compiler may trace are given back."""
+        for undo in self._loss_patches:
+            undo()
+        self._undo = [undo for undo in self._undo if undo not in self._loss_patches]
+        self._loss_patches = []
+
+    def _patch_scaler(self) -> None:
+        observer, guard = self.observer, self.fence.guard
+        scaled, skipped = guard(observer.backwards.scaled), guard(observer.skipped_step)
+
+        def with_scale(original: Any) -> Any:
+            def scale(self: Any, outputs: Any) -> Any:
+                result = original(self, outputs)
+                scaled(outputs, result)
+                return result
+
+            return scale
+
+        def with_step(original: Any) -> Any:
+            def _maybe_opt_step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+                held = observer.optimizers.held(optimizer)
+                steps = held.steps
+                result = original(self, optimizer, *args, **kwargs)
+                if held.steps == steps:
+                    skipped(self._scale if isinstance(self._scale, float) else 0.0)
+                return result
+
+            return _maybe_opt_step
+
+        self._patch(torch.amp.GradScaler, "scale", with_scale)
+        self._patch(torch.amp.GradScaler, "_maybe_opt_step", with_step)
+
+
+def attach(torch_module: Any, options: dict[str, Any]) -> Attachment:
+    """Watch this process from here on.
+
+    Args:
+        torch_module: torch, just imported (the caller's proof that it is there).
+        options: run (absolute folder), overhead (share), quota (bytes), seed.
+    """
+    if _attached:
+        return _attached[-1]
+    attachment = Attachment(options)
+    _attached.append(attachment)
+    _once()
+    return attachment
+
+
+@functools.cache
+def _once() -> None:
+    """What is registered with the interpreter, where nothing can be taken back: once in a process."""
+    atexit.register(_end)
+    hide_our_frames(_exception)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+
+
+def current() -> Attachment | None:
+    """The attachment of this process, if it is watched."""
+    return _attached[-1] if _attached else None
+
+
+def _end() -> None:
+    for attachment in _attached:
+        attachment.fence.guard(attachment.observer.end)()
+
+
+def _exception(kind: Any, value: Any, trace: Any) -> None:
+    for attachment in _attached:
+        if attachment.observer.trained and not attachment.fence.off:
+            place = None
+            while trace is not None:
+                place, trace = (os.path.abspath(trace.tb_frame.f_code.co_filename), trace.tb_lineno), trace.tb_next
+            attachment.fence.guard(attachment.observer.event)(
+                "exception", **{"class": kind.__name__, "message": str(value)[:500], "location": location(place)}
+            )
+
+
+def _forked() -> None:
+    """In a forked child: forget the parent's run; a child that trains (not a loader's worker) begins its own record."""
+    if not _attached:
+        return
+    try:
+        old = _attached.pop()
+        old.fence.off = True
+        old.detach()
+        _attached.append(Attachment(old.options))
+        _attached[-1].observer.adopt(old.observer)
+        _end_with_workers()
+    except Exception as error:  # noqa: BLE001 - the fence
+        say(f"could not watch a forked process ({type(error).__name__}: {error}); it runs unwatched")
+
+
+def _end_with_workers() -> None:
+    """Processes of multiprocessing leave by os._exit, past atexit, but run its finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _end, exitpriority=100)

@@ -1,0 +1,173 @@
+"""Backward calls: where they are, what loss they were given, the graph behind it, and the first loss that is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from wellfit.probe import graph, nonfinite
+from wellfit.probe.layers import Layer, Layers
+from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
+from wellfit.probe.optimizers import Held
+from wellfit.probe.statistics import Meter
+from wellfit.probe.trace import Trace
+
+TRACED = 2  # backward calls of each place whose graph is taken
+
+Event = Callable[..., None]
+
+
+class Backwards:
+    """What is known of the places that call backward.
+
+    Args:
+        layers, meter, trace: of the probe.
+        declare: writes a declaration.
+        event: writes an event: (name, fields).
+    """
+
+    def __init__(
+        self, layers: Layers, meter: Meter, trace: Trace, declare: Callable[[dict[str, Any]], None], event: Event
+    ) -> None:
+        self.layers = layers
+        self.meter = meter
+        self.trace = trace
+        self.declare = declare
+        self.event = event
+        self.said = False  # the first number that is not finite was told
+        self._sites: dict[Place | None, int] = {}
+        self._quick: dict[tuple[CodeType, int], int] = {}
+        self._traced: dict[int, int] = {}
+        self._early: dict[int, list[dict[str, Any]]] = {}
+        self._layer_said = False
+        self._scaled: tuple[Any, Any] | None = None
+        self._waiting: list[tuple[int, int, int, float, torch.Tensor]] = []
+
+    def site(self, frame: FrameType) -> int:
+        """The id of the place that calls backward.
+
+        Args:
+            frame: the caller of `torch.autograd.backward`.
+        """
+        if frame.f_code.co_name == "backward" and frame.f_back is not None:  # torch.Tensor.backward
+            frame = frame.f_back
+        key = (frame.f_code, frame.f_lasti)
+        known = self._quick.get(key)
+        if known is not None:
+            return known
+        user = user_frame(frame)
+        place = None if user is None else (user.f_code.co_filename, user.f_lineno)
+        site = self._sites.get(place)
+        if site is None:
+            site = self._sites[place] = len(self._sites)
+            where = user_place(2)
+            self.declare({"type": "backward", "id": site, "location": location(where)})
+        if is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
+            self._quick[key] = site
+        return site
+
+    def scaled(self, original: Any, result: Any) -> None:
+        """GradScaler scaled a loss: backward is given `result`, the user means `original`."""
+        if isinstance(original, torch.Tensor) and isinstance(result, torch.Tensor):
+            self._scaled = (result, original.detach())
+
+    def unscaled(self, loss: Any) -> Any:
+        """The loss as the user means it."""
+        if self._scaled is None:
+            return loss
+        (scaled, original), self._scaled = self._scaled, None
+        return original if scaled is loss else loss
+
+    def value(self, loss: Any, site: int, step: int, closure: int, now: float) -> float:
+        """The value of a loss; NaN if it has none, or none yet: one on a device is copied without waiting for it."""
+        if self._scaled is not None:
+            loss = self.unscaled(loss)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex() or loss.is_meta:
+            return math.nan
+        if loss.is_cpu:
+            return float(loss.item())
+        copied = loss.detach().to("cpu", torch.float64, non_blocking=True)
+        self._waiting.append((step, site, closure, now, copied))
+        return math.nan
+
+    def arrived(self, before: int) -> list[tuple[int, int, int, float, float]]:
+        """(step, site, closure, time, value) of losses that were copied from a device before a step."""
+        if not self._waiting or self._waiting[0][0] >= before:
+            return []
+        ready = [entry for entry in self._waiting if entry[0] < before]
+        self._waiting = self._waiting[len(ready) :]
+        return [(step, site, closure, now, float(value)) for step, site, closure, now, value in ready]
+
+    def wants_graph(self, site: int) -> bool:
+        """Whether this place's graph is still to be taken."""
+        return self._traced.get(site, 0) < TRACED
+
+    def none_traced(self) -> bool:
+        """Whether no graph was taken yet."""
+        return not self._traced
+
+    def take_graph(self, loss: Any, site: int, step: int) -> None:
+        """Write the graph of a loss."""
+        if not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
+            return
+        self._traced[site] = self._traced.get(site, 0) + 1
+        nodes = graph.take(loss.grad_fn, self.trace, self.layers)
+        self._early[site] = nodes
+        graph.activations(nodes, {layer.name: layer for _, layer in self.layers.all()})
+        self.declare({"type": "graph", "step": step, "backward": site, "nodes": nodes, "cuts": list(self.trace.cuts)})
+
+    # -- not finite ---------------------------------------------------------------------------------------------------
+
+    def loss_not_finite(self, loss: Any, site: int, value: float) -> None:
+        """A loss is NaN or infinite: find the operation that made it so, while its graph is there."""
+        if self.said or not isinstance(loss, torch.Tensor) or loss.grad_fn is None or loss.numel() != 1:
+            return
+        self.said = True
+        early = self._early.get(site, [])
+        found = nonfinite.autopsy(loss.grad_fn, self.layers, self.meter, self.trace, early)
+        if found["where"] == "parameter":
+            found = {**self._suspected(early), **found}
+        self.event("non-finite", value="nan" if math.isnan(value) else "inf", **found)
+
+    def layer_not_finite(self, layer: Layer, module: Any, amax: float, inputs_finite: bool) -> None:
+        """A layer gave out what is not finite, on a watched step."""
+        if self.said or self._layer_said:
+            return
+        self._layer_said = True
+        bad = next((name for p in module.parameters(recurse=False) if (name := self._bad_parameter(p))), None)
+        where = "parameter" if bad else "forward" if inputs_finite else "input"
+        place = user_place(1)
+        self.event(
+            "non-finite", where=where, layer=layer.name, parameter=bad, function=type(module).__name__,
+            value="nan" if math.isnan(amax) else "inf", inputs_finite=inputs_finite,
+            **(location(place) or {"file": None, "line": None}),
+        )  # fmt: skip
+
+    def gradient_not_finite(self, held: Held) -> None:
+        """Gradients that are not finite, on a watched step, though the loss is."""
+        if self.said:
+            return
+        self.said = True
+        pairs = zip(held.parameters, held.names, strict=False)
+        bad = [name for p, name in pairs if p.grad is not None and self._bad(p.grad)]
+        named = {"layer": None, **self._suspected(next(iter(self._early.values()), []))}
+        self.event(
+            "non-finite", where="gradient", value="nan", parameters=bad[:64], parameter=bad[0] if bad else None,
+            bad=len(bad), total=len(held.parameters), inputs_finite=True, **named,
+        )  # fmt: skip
+
+    def _suspected(self, early: list[dict[str, Any]]) -> dict[str, Any]:
+        suspect = nonfinite.suspect(early) or {}
+        return {key: suspect[key] for key in ("function", "file", "line", "op", "layer") if suspect.get(key) is not None}
+
+    def _bad(self, tensor: torch.Tensor) -> bool:
+        return self.meter.takes(tensor) and not math.isfinite(self.meter.summary(tensor.detach(), 0, -1.0, math.inf)[3])
+
+    def _bad_parameter(self, parameter: torch.Tensor) -> str | None:
+        known = self.layers.parameter(parameter)
+        return known[0] if known and self._bad(parameter) else None
+

@@ -1,0 +1,61 @@
+"""The fence around everything of ours that runs in the user's process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Fence:
+    """One switch for the whole probe: the first error of ours turns it off for good, and says so once.
+
+    Args:
+        detach: puts everything back that the probe changed in torch.
+    """
+
+    def __init__(self) -> None:
+        self.off = False
+        self.detach: Callable[[], None] | None = None
+        self.report: Callable[[str], None] | None = None
+
+    def fault(self, error: Exception) -> None:
+        """Switch the probe off because of an error of its own."""
+        if self.off:
+            return
+        self.off = True
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        for act in (lambda: self.report and self.report(said), lambda: self.detach and self.detach()):
+            try:
+                act()
+            except Exception:  # noqa: BLE001, S110 - nothing of ours may reach the user's program
+                pass
+        say(f"the probe failed ({said}) and switched itself off; the script goes on unwatched")
+
+    def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
+        """`function`, but its errors end in `fault` and it does nothing once the probe is off."""
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            if self.off:
+                return None
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the fence itself
+                self.fault(error)
+                return None
+
+        return guarded
+
+
+def say(sentence: str) -> None:
+    """One line on the process's standard error, past whatever the script made of sys.stderr."""
+    try:
+        os.write(2, f"wellfit: {sentence}\n".encode(errors="replace"))
+    except OSError:
+        sys.exc_info()

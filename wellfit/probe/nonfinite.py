@@ -1,0 +1,158 @@
+"""After the first number that is not finite: which operation made it, where.
+
+When a loss is NaN its autograd graph is still there, and with it every tensor that backward would need. Walking it in
+the order of execution finds the first operation that was given finite numbers and gave back others. No part of the
+user's program is run again. The line comes from the trace of an early step, whose graph has the same shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import torch
+
+from wellfit.probe.layers import Layers
+from wellfit.probe.statistics import Meter
+from wellfit.probe.trace import Trace
+
+NODES = 20_000
+_RESULTS = {"result", "output", "result0", "out"}
+
+# Operations whose derivative is infinite or undefined at a point where their value is finite.
+FRAGILE = (
+    "SqrtBackward0", "LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2", "PowBackward0",
+    "PowBackward1", "DivBackward0", "LogBackward0", "AcosBackward0", "AsinBackward0", "Atan2Backward0", "CdistBackward0",
+    "StdBackward0", "ReciprocalBackward0", "RsqrtBackward0", "ExpBackward0", "Log2Backward0", "Log1PBackward0",
+)  # fmt: skip
+
+
+def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first operation, in the order of execution, that made a number that is not finite.
+
+    Args:
+        loss_node: grad_fn of the loss, before backward.
+        early: nodes of the graph of an early step, for the user's line.
+
+    Returns:
+        fields of a `non-finite` event: where, function, layer, file, line, parameter, inputs_finite.
+    """
+    order, ids = _by_execution(loss_node)
+    for node in order:
+        saved = _saved(node, meter)
+        bad_inputs = [name for name, ok in saved.items() if not ok and name not in _RESULTS]
+        bad_results = [name for name, ok in saved.items() if not ok and name in _RESULTS]
+        if not bad_inputs and not bad_results:
+            continue
+        if bad_inputs:
+            found = _producer(node, layers, meter)
+            if isinstance(found, str):
+                return {"where": "parameter", "parameter": found, "layer": _layer_of(found, layers), "inputs_finite": False}
+            if found is not None:
+                return _said(found, "forward", ids, layers, trace, early)
+            named = _said(node, "forward", ids, layers, trace, early)
+            leaf_bad = any(below is None for below, _ in node.next_functions) and not _has_graph_input(node)
+            return {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
+        return _said(node, "forward", ids, layers, trace, early)
+    return _said(loss_node, "loss", ids, layers, trace, early)
+
+
+def suspect(early: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The operation of an early graph, nearest to the loss, whose derivative may be infinite though its value is not."""
+    for op in FRAGILE[:4]:  # the ones whose derivative is infinite at zero come first
+        for node in early:
+            if node["op"] == op:
+                return node
+    return next((node for node in early if node["op"] in FRAGILE), None)
+
+
+def _by_execution(loss_node: Any) -> tuple[list[Any], dict[Any, int]]:
+    """Nodes in the order in which forward made them, and their breadth-first numbers as in `graph.take`."""
+    ids: dict[Any, int] = {loss_node: 0}
+    queue = deque([loss_node])
+    nodes = []
+    while queue and len(ids) < NODES:
+        node = queue.popleft()
+        nodes.append(node)
+        for below, _ in node.next_functions:
+            if below is not None and below not in ids:
+                ids[below] = len(ids)
+                queue.append(below)
+    nodes = [n for n in nodes if getattr(n, "variable", None) is None]
+    return sorted(nodes, key=lambda n: n._sequence_nr()), ids
+
+
+def _saved(node: Any, meter: Meter) -> dict[str, bool]:
+    """Names of the tensors that a node kept for backward, and whether each is finite."""
+    finite: dict[str, bool] = {}
+    for name in dir(node):
+        if not name.startswith("_saved_"):
+            continue
+        try:
+            value = getattr(node, name)
+        except RuntimeError:  # already freed
+            continue
+        if isinstance(value, torch.Tensor) and meter.takes(value) and value.numel():
+            finite[name[len("_saved_") :]] = math.isfinite(meter.summary(value.detach(), 0, -1.0, math.inf)[3])
+    return finite
+
+
+def _producer(node: Any, layers: Layers, meter: Meter) -> Any:
+    """What gave `node` a bad input: the name of a parameter, the node that made it, or None if it was data."""
+    candidates = []
+    for below, _ in node.next_functions:
+        if below is None:
+            continue
+        variable = getattr(below, "variable", None)
+        if variable is None:
+            candidates.append(below)
+        elif meter.takes(variable) and not math.isfinite(meter.summary(variable.detach(), 0, -1.0, math.inf)[3]):
+            known = layers.parameter(variable)
+            return known[0] if known else "a parameter"
+    # The nodes below were looked at already and kept only finite tensors: their result is what went bad.
+    return max(candidates, key=lambda n: n._sequence_nr()) if candidates else None
+
+
+def _has_graph_input(node: Any) -> bool:
+    return any(below is not None and getattr(below, "variable", None) is None for below, _ in node.next_functions)
+
+
+def _layer_of(parameter: str, layers: Layers) -> str | None:
+    return next((layer for _, name, layer in layers.parameter_names.values() if name == parameter), None)
+
+
+def _said(
+    node: Any, where: str, ids: dict[Any, int], layers: Layers, trace: Trace, early: list[dict[str, Any]]
+) -> dict[str, Any]:
+    op = node.name().rpartition("::")[2]
+    said: dict[str, Any] = {"where": where, "op": op, "function": op.removesuffix("Backward0").lower(), "inputs_finite": True}
+    call = trace.calls.get(node)
+    if call is not None:
+        said["function"], said["layer"] = call.function, call.layer
+        if call.place is not None:
+            said["file"], said["line"] = call.place
+        return said
+    same = early[ids[node]] if ids[node] < len(early) else None
+    if same is None or same["op"] != op:
+        same = next((entry for entry in early if entry["op"] == op), None)
+    if same is not None:
+        said |= {key: same[key] for key in ("function", "layer", "file", "line") if same.get(key) is not None}
+    if said.get("layer") is None:
+        said["layer"] = _nearest_layer(node, layers)
+    return said
+
+
+def _nearest_layer(node: Any, layers: Layers) -> str | None:
+    """The layer whose parameter is nearest below the node."""
+    queue, seen = deque([node]), {node}
+    while queue and len(seen) < 200:
+        for below, _ in queue.popleft().next_functions:
+            if below is None or below in seen:
+                continue
+            variable = getattr(below, "variable", None)
+            if variable is not None and (known := layers.parameter(variable)):
+                return known[1]
+            seen.add(below)
+            queue.append(below)
+    return None

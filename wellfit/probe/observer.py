@@ -1,0 +1,499 @@
+"""The probe's account of a training run: what is a step, what happened in it, and what of it goes into the record.
+
+The four events of every step (`before_backward`, `after_backward`, `before_step`, `after_step`) are written for speed:
+on a step that is not watched they do little more than add a row. All that is dear is behind `_attentive` or
+`_slow_tick`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from threading import get_ident
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from wellfit.probe import process
+from wellfit.probe.activations import Activations
+from wellfit.probe.backwards import Backwards
+from wellfit.probe.evaluation import Evaluations
+from wellfit.probe.fence import Fence
+from wellfit.probe.frames import ROW
+from wellfit.probe.governor import Governor
+from wellfit.probe.layers import Layer, Layers
+from wellfit.probe.locate import Place, cached_place, location, user_frame
+from wellfit.probe.losses import Losses
+from wellfit.probe.optimizers import Held, Optimizers
+from wellfit.probe.patterns import BACKWARD, Patterns
+from wellfit.probe.statistics import Meter, Row
+from wellfit.probe.trace import Trace
+from wellfit.probe.weights import Weights
+from wellfit.probe.writer import Writer
+
+TRACED_STEPS = 2  # steps whose torch calls are logged
+DECLARE_AT = (1, 3, 25, 200)  # steps after which layers and parameters are written again
+FOLLOWED = 64  # gradients are followed in each of the first steps, then for FOLLOWED_RUN steps of each FOLLOWED
+FOLLOWED_RUN = 4
+FLUSH_STEPS = 32  # at most so many steps between two slow ticks, so that the writer can keep its promise
+FLUSH_SECONDS = 0.5
+MANUAL = 255  # stands for the optimizer in loops that have none
+_B, _S, _H, _E, _L = b"BSHEL"
+_pack = ROW.pack
+
+
+class Observer:
+    """One process's training. `attach` calls it; every call is fenced there.
+
+    Args:
+        options: of `wellfit run`: run (folder), overhead (share), quota (bytes), seed, every (see Governor).
+    """
+
+    def __init__(self, options: dict[str, Any], fence: Fence) -> None:
+        self.fence = fence
+        self.started = perf_counter()
+        self.writer = Writer(str(options["run"]), *process.rank_and_pid(), int(options.get("quota", 512_000_000)))
+        declare = self.writer.declare
+        self.layers = Layers()
+        self.meter = Meter()
+        self.governor = Governor(
+            float(options.get("overhead", 0.01)), int(options.get("seed", 1)), int(options.get("every", 0))
+        )
+        self.activations = Activations(self.layers, self.meter, self.emit, fence.guard, self._spend)
+        self.trace = Trace(fence, self.activations.current_layer)
+        self.backwards = Backwards(self.layers, self.meter, self.trace, declare, self.event)
+        self.activations.on_root = self._on_root
+        self.activations.on_non_finite = self.backwards.layer_not_finite
+        self.optimizers = Optimizers(self.layers, declare, self._hyper_row)
+        self.weights = Weights(self.layers, self.meter, self.emit, declare)
+        self.weights.on_non_finite = self.backwards.gradient_not_finite
+        self.losses = Losses(self.meter, self.emit, declare)
+        self.evaluations = Evaluations(self.layers, declare, fence.guard)
+        self.patterns = Patterns(declare)
+        self.step = 0
+        self.watching = True
+        self.trained = False  # a backward call was seen: this process is worth a record
+        self.ended = False
+        self.compiled = False
+        self._was_watching = False
+        self._following = True
+        self._attentive = True  # this step needs more than its rows
+        self._owner: int | None = None
+        self._timed = 0.0
+        self._in_backward = False
+        self._in_step = 0
+        self._backward_since_tick = False
+        self._pattern: list[int] = []
+        self._rows: dict[int, dict[tuple[str, str], Row]] = {}
+        self._manual: Held | None = None
+        self._zero_place: Place | None = None
+        self._counts: dict[str, int] = {}
+        self._mode_said: tuple[Any, ...] | None = None
+        self._next_slow = 1
+        self._next_flush = 0.0
+        self._plain_since: tuple[int, float] = (0, 0.0)
+        self.activations.begin()
+
+    # -- backward -----------------------------------------------------------------------------------------------------
+
+    def before_backward(self, tensors: Any) -> bool:
+        """A backward call begins; True if it is one of the training's own (not one inside another, or of a thread)."""
+        if self._in_backward or (self._owner is not None and self._owner != get_ident()):
+            return False
+        now = perf_counter()
+        self._in_backward = True
+        if self._attentive or not self.optimizers.made:
+            self._prepare_backward()
+        loss = tensors if isinstance(tensors, torch.Tensor) else _first(tensors)
+        backwards = self.backwards
+        site = backwards.site(sys._getframe(2))
+        value = backwards.value(loss, site, self.step, self._in_step, now - self.started)
+        self.writer.rows += _pack(_B, self._in_step, site, self.step, value, now - self.started)
+        if value - value != 0.0 and not backwards.said:
+            backwards.loss_not_finite(loss, site, value)
+        if self._attentive:
+            if self.watching and not self.compiled and backwards.wants_graph(site):
+                backwards.take_graph(loss, site, self.step)
+            self._timed += perf_counter() - now
+        return True
+
+    def _prepare_backward(self) -> None:
+        if self._owner is None:
+            self._begin()
+        self.trace.pop()
+        if self.evaluations.open:
+            self.evaluations.end()
+        if not self.optimizers.made and self._backward_since_tick and not self._in_step:
+            self._manual_tick()
+        if self._rows:
+            self._write_rows(self.step)
+        if self._following:
+            for watch in self.optimizers.watches():
+                watch.before_backward()
+
+    def _begin(self) -> None:
+        """The first backward call: this process trains, and this is its training thread."""
+        self._owner = self.activations.owner = get_ident()
+        self.trained = True
+        now = perf_counter()
+        self.governor.begin(now)
+        self._plain_since = (0, now)
+        self.writer.declare(process.describe(self.meter.native))
+
+    def after_backward(self) -> None:
+        """The backward call ended."""
+        self._in_backward = False
+        self._backward_since_tick = True
+        self._pattern.append(BACKWARD)
+        if self._attentive:
+            if self._following:
+                for watch in self.optimizers.watches():
+                    watch.after_backward()
+            self.trace.clear()
+            if not self.optimizers.made and not self._in_step and self.watching:
+                self._manual_before()
+
+    def backward_failed(self) -> None:
+        """The backward call raised."""
+        self._in_backward = False
+        self.trace.clear()
+
+    # -- the optimizer's step -------------------------------------------------------------------------------------------
+
+    def before_step(self, optimizer: Any) -> None:
+        """An optimizer is about to step."""
+        if self._owner is not None and self._owner != get_ident():
+            return
+        held = self.optimizers.held(optimizer)
+        self._in_step += 1
+        lrs = held.lrs
+        groups = optimizer.param_groups
+        if len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]) or self._attentive:
+            if [group.get("lr") for group in groups] != lrs or self._attentive:
+                self.optimizers.follow(held, optimizer)
+        if self._attentive:
+            self._prepare_step(held, optimizer)
+
+    def _prepare_step(self, held: Held, optimizer: Any) -> None:
+        begin = perf_counter()
+        self.trace.pop()
+        if self._following:
+            for watch in held.watches:
+                if watch.at_step():
+                    known = self.layers.parameter(watch.parameter)
+                    self._count_event(
+                        "stale-gradient", f"stale {held.id}", optimizer=held.id, parameter=known and known[0],
+                        confirmed=watch.checks > watch.zeros,
+                    )  # fmt: skip
+                    break
+        if self._watched_update():
+            self.optimizers.refresh(held, optimizer)
+            self.weights.before(held, self._update_step())
+        self._check_cleared(held)
+        self._timed += perf_counter() - begin
+
+    def after_step(self, optimizer: Any) -> None:
+        """An optimizer has stepped."""
+        if self._owner is not None and self._owner != get_ident():
+            return
+        held = self.optimizers.held(optimizer)
+        held.steps += 1
+        if self._in_step:
+            self._in_step -= 1
+        if self._attentive:
+            begin = perf_counter()
+            if self._watched_update():
+                self.weights.after()
+            if self._following:
+                if not held.watches:
+                    self.optimizers.refresh(held, optimizer)
+                    self.optimizers.choose_watches(held)
+                for watch in held.watches:
+                    watch.after_step()
+            self._timed += perf_counter() - begin
+        if held.code < 0:
+            held.code = self.patterns.code(f"step:{held.id}")
+        self._pattern.append(held.code)
+        if self._backward_since_tick and not self._in_step:
+            self._tick(held.id)
+
+    def _watched_update(self) -> bool:
+        return self.watching if self._backward_since_tick else self._was_watching
+
+    def _update_step(self) -> int:
+        """The step that an optimizer's step belongs to: a second optimizer steps after the tick of the first."""
+        return self.step if self._backward_since_tick else max(self.step - 1, 0)
+
+    def zero_grad(self, holder: Any) -> None:
+        """`zero_grad` of an optimizer or a module was called."""
+        if self._owner is not None and self._owner != get_ident():
+            return
+        if isinstance(holder, torch.optim.Optimizer):
+            held = self.optimizers.held(holder)
+            if held.zero_code < 0:
+                held.zero_code = self.patterns.code(f"zero_grad:{held.id}")
+            self._pattern.append(held.zero_code)
+        else:
+            self._pattern.append(self.patterns.code("zero_grad:module"))
+        if self._backward_since_tick and self._attentive:
+            self._zero_place = cached_place(3)
+
+    def _check_cleared(self, held: Held) -> None:
+        """Backward ran, then something cleared the gradients, then the optimizer steps on nothing."""
+        if self._zero_place is None or not self._backward_since_tick:
+            return
+        name = self.patterns.last_but_steps(self._pattern)
+        if name not in (f"zero_grad:{held.id}", "zero_grad:module"):
+            return
+        if all(p.grad is None or not bool(torch.count_nonzero(p.grad)) for p in held.parameters[:4]):
+            self._count_event(
+                "gradient-cleared", f"cleared {held.id}", optimizer=held.id, location=location(self._zero_place)
+            )
+
+    # -- loops without an optimizer -------------------------------------------------------------------------------------
+
+    def _manual_before(self) -> None:
+        """After backward, in a loop that changes its parameters by hand: measure them as before a step."""
+        begin = perf_counter()
+        if self._manual is None:
+            self._manual = Held(self, MANUAL, None)
+        known = [(p, name) for reference, name, _ in list(self.layers.parameter_names.values()) if (p := reference()) is not None]
+        self._manual.parameters = [p for p, _ in known]
+        self._manual.names = [name for _, name in known]
+        self.weights.before(self._manual, self.step)
+        self._timed += perf_counter() - begin
+
+    def _manual_tick(self) -> None:
+        """Before the next backward: the parameters were changed by now."""
+        if self.watching:
+            self.weights.after()
+        self._tick(MANUAL)
+
+    # -- steps ----------------------------------------------------------------------------------------------------------
+
+    def _tick(self, optimizer: int) -> None:
+        """The step ends."""
+        now = perf_counter()
+        step = self.step
+        pattern = self.patterns.number(self._pattern)
+        self.writer.rows += _pack(_S, min(optimizer, 255), pattern, step, now - self.started, self.governor.spent)
+        self._pattern.clear()
+        self._backward_since_tick = False
+        self.step = step + 1
+        if step + 1 >= self._next_slow or now >= self._next_flush or self._attentive:
+            self._slow_tick(step, now)
+
+    def _slow_tick(self, step: int, now: float) -> None:
+        """All that need not be done at every step: account, declare, choose what to watch next, write."""
+        watched = self.watching
+        since, at = self._plain_since
+        self.governor.end_step(step, now, watched, self._timed, step + 1 - since, now - at)
+        self._plain_since = (step + 1, now)
+        self._timed = 0.0
+        self._zero_place = None
+        if watched:
+            self._say_modes()
+        if step + 1 in DECLARE_AT or (watched and self.activations.dirty):
+            self._declare_all()
+        for late in self.backwards.arrived(step - 1):
+            self.writer.row(_B, late[2], late[1], late[0], late[4], late[3])
+        self._was_watching = watched
+        self._watch(self.governor.wants(step + 1, now))
+        next_step = step + 1
+        self._following = next_step < FOLLOWED or next_step % FOLLOWED < FOLLOWED_RUN
+        if self._following and next_step % FOLLOWED == 0:
+            for watch in self.optimizers.watches():
+                watch.after_step()
+        self._attentive = self.watching or watched or self._following or bool(self._rows)
+        self._next_slow = next_step + 1 if self._attentive else min(
+            self.governor.next, next_step + FLUSH_STEPS, (next_step // FOLLOWED + 1) * FOLLOWED,
+        )  # fmt: skip
+        self._next_flush = now + FLUSH_SECONDS
+        self.writer.tick(next_step, now)
+        if step & next_step == 0:
+            self.say_cost()
+
+    def _watch(self, watch: bool) -> None:
+        """Make the coming step a watched one, or not."""
+        if watch:
+            self.meter.seed += 1
+            self.losses.begin()
+            if not self.compiled:
+                self.activations.begin()
+        elif self.watching:
+            self.activations.end()
+        self.watching = watch
+
+    def _on_root(self, module: Any, layer: Layer) -> None:
+        """A model's forward begins on a watched step: in the first ones torch's calls are logged."""
+        early = self.step < TRACED_STEPS or self.backwards.none_traced()
+        if early and not self.compiled and not self._in_backward and not self._in_step and torch.is_grad_enabled():
+            self.trace.push()
+
+    def _say_modes(self) -> None:
+        modes = self.activations.modes
+        said = (tuple(sorted(n for n, t in modes.items() if t)), tuple(sorted(n for n, t in modes.items() if not t)))
+        if modes and said != self._mode_said:
+            self._mode_said = said
+            self.event("forward-mode", training_layers=list(said[0]), eval_layers=list(said[1]))
+
+    # -- losses, modes, other objects -------------------------------------------------------------------------------------
+
+    def loss_called(self, function: str, args: Any, kwargs: Any, result: Any) -> None:
+        """A loss function returned."""
+        if self._in_backward or not isinstance(result, torch.Tensor):
+            return
+        if self._owner is not None and self._owner != get_ident():
+            return
+        training = result.requires_grad
+        if not training and not self.trained:
+            return
+        begin = perf_counter()
+        number = self.losses.number(function, 3, args, kwargs, training)
+        scalar = result.numel() == 1 and result.is_cpu and not result.is_meta
+        value = float(result.detach()) if scalar else math.nan
+        now = begin - self.started
+        if training:
+            self.writer.row(_L, 0, number, self.step, value, now)
+            self.losses.measure(number, args, kwargs)
+            self._timed += perf_counter() - begin
+        elif scalar:
+            self.writer.row(_E, 0, number, self.step, value, now)
+
+    def pause(self) -> None:
+        """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
+        if self._in_backward or self._in_step or (self._owner is not None and self._owner != get_ident()):
+            return
+        self.trace.pop()
+        if self.trained and not self._backward_since_tick and not self.compiled and not self.evaluations.open:
+            self.evaluations.begin(self.step)
+            self._attentive = True
+
+    def mode_set(self, module: Any, training: bool) -> None:
+        """`train()` or `eval()` was called on a module by the user."""
+        if not training:
+            self.pause()
+        count = self._counts["mode"] = self._counts.get("mode", 0) + 1
+        if count <= 200:
+            self.event("mode", root=self.layers.name_of(module), training=training, location=location(cached_place(4)))
+
+    def skipped_step(self, scale: float) -> None:
+        """GradScaler left the optimizer's step out."""
+        self._count_event("scaler", "scaler", scale=scale)
+
+    def declare(self, kind: str, **fields: Any) -> int:
+        """A scheduler or a loader was made; returns its id."""
+        number = self._counts[kind] = self._counts.get(kind, -1) + 1
+        if number < 200:
+            self.writer.declare({"type": kind, "id": number, **fields})
+        return number
+
+    def epoch(self, loader: int) -> None:
+        """A loader is iterated anew."""
+        if not self._in_backward:
+            self._count_event("epoch", f"epoch {loader}", loader=loader)
+
+    def compile_called(self) -> None:
+        """torch.compile is used: leave modules alone from here on."""
+        if not self.compiled:
+            self.compiled = True
+            self.trace.pop()
+            self.activations.end()
+            self.evaluations.end()
+            self.activations.forbidden = self.evaluations.forbidden = True
+            self.writer.declare(
+                {
+                    "type": "unseen", "what": "activations",
+                    "why": "torch.compile is used: the insides of compiled models are not looked at; loss, parameters, "
+                    "gradients and updates are",
+                }
+            )  # fmt: skip
+
+    # -- plumbing -----------------------------------------------------------------------------------------------------
+
+    def emit(self, what: str, subject: str, row: Row) -> None:
+        """Take one row of a series for the current step."""
+        step = self._update_step() if what in ("parameter", "gradient", "update") else self.step
+        self._rows.setdefault(step, {})[what, subject] = row
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write an event."""
+        self.writer.declare({"type": "event", "event": name, "step": self.step, **fields})
+
+    def _count_event(self, name: str, key: str, **fields: Any) -> None:
+        """Write an event the first five times, then at each doubling."""
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count <= 5 or count & (count - 1) == 0:
+            self.event(name, count=count, **fields)
+
+    def _spend(self, seconds: float) -> None:
+        self._timed += seconds
+
+    def _hyper_row(self, optimizer: int, number: int, value: float) -> None:
+        self.writer.row(_H, optimizer, number, self.step, value, 0.0)
+
+    def _write_rows(self, before: int) -> None:
+        for step in [s for s in self._rows if s < before]:
+            rows = self._rows.pop(step)
+            series = self.writer.series
+            first_bad = self.backwards.said and not self._counts.get("kept bad step")
+            self._counts["kept bad step"] = int(self.backwards.said)
+            lines = [(series(what, subject), *row) for (what, subject), row in sorted(rows.items())]
+            self.writer.statistics(step, lines, keep=first_bad)
+
+    def _declare_all(self) -> None:
+        self.activations.dirty = False
+        begin = perf_counter()
+        if not self.layers.roots():
+            self.layers.find_roots(user_frame(sys._getframe(1)))
+        self.optimizers.declare_all()
+        for module, layer in self.layers.all():
+            self.writer.declare(self.layers.declaration(module, layer))
+        self.weights.declare_parameters([held for held, _ in self.optimizers.all()])
+        self.governor.spent += perf_counter() - begin
+
+    def say_cost(self) -> None:
+        """The governor's account, as it stands."""
+        self.writer.declare(
+            {
+                "type": "cost", "watched": self.governor.watched, "steps": self.step,
+                "seconds": self.governor.elapsed(perf_counter()), "probe_seconds": self.governor.spent,
+                "period": self.governor.period, "cap": self.meter.cap,
+            }
+        )  # fmt: skip
+
+    def adopt(self, before: Observer) -> None:
+        """Take over, after a fork, what the parent process knew of the user's objects."""
+        self.layers = before.layers
+        for part in (self.activations, self.backwards, self.optimizers, self.weights, self.evaluations):
+            part.layers = before.layers
+        self.optimizers.inherit(before.optimizers)
+        if before.compiled:
+            self.compile_called()
+
+    def flush(self) -> None:
+        """Write what is known by now."""
+        if self.trained and not self.ended:
+            self._declare_all()
+            self._write_rows(self.step)
+            self.say_cost()
+            self.writer.flush()
+
+    def end(self) -> None:
+        """The process ends: write what is left."""
+        if self.ended or not self.trained:
+            return
+        if not self.optimizers.made and self._backward_since_tick:
+            self._manual_tick()
+        self.ended = True
+        self._declare_all()
+        self._write_rows(self.step + 1)
+        for late in self.backwards.arrived(self.step + 1):
+            self.writer.row(_B, late[2], late[1], late[0], late[4], late[3])
+        self.say_cost()
+        self.writer.close()
+
+
+def _first(tensors: Any) -> Any:
+    return next(iter(tensors), None) if isinstance(tensors, (tuple, list)) else None

@@ -1,0 +1,45 @@
+"""What this process is: rank, versions, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import torch
+
+FORMAT = 1
+
+
+def _number(name: str, default: int) -> int:
+    try:
+        return int(os.environ.get(name, default))
+    except ValueError:
+        return default
+
+
+def rank_and_pid() -> tuple[int, int]:
+    """Rank of this process among those of the run (0 if alone), and its process id."""
+    return _rank(), os.getpid()
+
+
+def _rank() -> int:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    return max(0, _number("RANK", 0))
+
+
+def describe(native: bool) -> dict[str, Any]:
+    """The `process` declaration of the record."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    return {
+        "type": "process", "rank": _rank(), "world_size": max(1, _number("WORLD_SIZE", 1)), "pid": os.getpid(),
+        "argv": list(getattr(sys, "argv", [])), "main_file": os.path.abspath(file) if isinstance(file, str) else None,
+        "python": platform.python_version(), "torch": torch.__version__,
+        "device": "cuda" if torch.cuda.is_initialized() else "cpu", "threads": torch.get_num_threads(),
+        "started": time.time(), "native": native, "format": FORMAT,
+    }  # fmt: skip

@@ -1,0 +1,139 @@
+"""Statistics of tensors, by the fused kernel where it can, by torch where it cannot."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from wellfit.probe import native
+
+NAN = math.nan
+Row = tuple[float, float, float, float, float, float, float, float]
+
+_FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+
+
+class Units:
+    """Sums over the units (features, channels, time steps) of one tensor.
+
+    Args:
+        maximum, absolute, total, square: per unit: signed maximum, absolute maximum, sum, sum of squares.
+        count: elements looked at per unit.
+    """
+
+    __slots__ = ("absolute", "count", "maximum", "sumsq", "total")
+
+    def __init__(self, maximum: array[float], absolute: array[float], total: array[float], sumsq: array[float], count: int) -> None:
+        self.maximum = maximum
+        self.absolute = absolute
+        self.total = total
+        self.sumsq = sumsq
+        self.count = count
+
+    def variation(self) -> float:
+        """sqrt(mean over units of the variance) / rms; NaN for fewer than 2 elements a unit, 0 for an all-zero tensor."""
+        n = self.count
+        if n < 2 or not self.total:
+            return NAN
+        variance = sum(max(q / n - (s / n) ** 2, 0.0) for s, q in zip(self.total, self.sumsq, strict=True))
+        square = sum(self.sumsq) / n
+        return math.sqrt(variance / square) if square > 0 else 0.0
+
+    def feature_spread(self) -> float:
+        """Largest rms of a feature over the smallest that is not 0."""
+        positive = [q for q in self.sumsq if q > 0]
+        return math.sqrt(max(positive) / min(positive)) if positive else NAN
+
+    def constant_share(self) -> float:
+        """Share of features that do not vary in this batch."""
+        n = self.count
+        if n < 2 or not self.total:
+            return NAN
+        flat = sum(q / n - (s / n) ** 2 <= 1e-12 * max(q / n, 1e-300) for s, q in zip(self.total, self.sumsq, strict=True))
+        return flat / len(self.total)
+
+    def profile(self, parts: int) -> Row:
+        """rms in equal parts of the unit axis, first to last."""
+        size = len(self.sumsq)
+        cuts = [size * i // parts for i in range(parts + 1)]
+        rms = [math.sqrt(sum(self.sumsq[a:b]) / max(1, (b - a) * self.count)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return tuple(rms)  # type: ignore[return-value]
+
+
+class Meter:
+    """Statistics of tensors that never change them, never use torch's random numbers, and never build a graph.
+
+    Attributes:
+        cap: elements looked at in one tensor; the governor may lower it.
+        seed: changes with each watched step, so that subsamples differ.
+    """
+
+    def __init__(self) -> None:
+        self.kernel, self.twin = native.kernel, native.twin
+        self.native = self.kernel is not None
+        self.cap = 65536
+        self.seed = 1
+
+    def takes(self, tensor: torch.Tensor) -> bool:
+        """Whether statistics of this tensor mean something: real, floating, dense, with storage."""
+        return (
+            tensor.dtype in _FLOATS
+            and tensor.layout is torch.strided
+            and not tensor.is_meta
+            and not tensor.is_quantized
+            and not tensor.is_nested
+            and _plain(tensor)
+        )
+
+    def summary(self, tensor: torch.Tensor, mode: int, low: float, high: float) -> tuple[float, float, float, float, float, float]:
+        """(count, mean, rms, amax, low, high) of one tensor."""
+        return self.summaries([tensor], [mode], [low], [high])[0]
+
+    def summaries(
+        self, tensors: Sequence[torch.Tensor], modes: Sequence[int], lows: Sequence[float], highs: Sequence[float]
+    ) -> list[tuple[float, float, float, float, float, float]]:
+        """The same of many tensors, in one call of the kernel."""
+        if self.kernel is not None and all(map(native.supports, tensors)):
+            return self.kernel.summaries(tensors, modes, lows, highs, self.cap, self.seed)
+        if self.kernel is None or len(tensors) == 1:
+            return self.twin.summaries(tensors, modes, lows, highs, self.cap, self.seed)
+        return [self.summary(*given) for given in zip(tensors, modes, lows, highs, strict=True)]
+
+    def units(self, tensor: torch.Tensor, axis: int, rows: int) -> Units | None:
+        """Sums per unit; None where there is nothing to sum."""
+        if tensor.numel() == 0 or tensor.dim() < 2:
+            return None
+        if rows and tensor.shape[0] > rows and not tensor.is_contiguous():
+            tensor = tensor[:rows]
+        tensor = tensor.contiguous()
+        engine: Any = native.statistics(tensor)
+        sums = engine.units(tensor, axis, rows, self.seed)
+        return Units(sums.maximum, sums.absolute, sums.sum, sums.sumsq, sums.n)
+
+    def take(self, tensors: Sequence[torch.Tensor], samples: int) -> Any:
+        """Sampled elements of each tensor, to be compared after the step."""
+        engine: Any = self.kernel if self.kernel is not None and all(map(native.supports, tensors)) else self.twin
+        return engine, engine.take(tensors, samples, self.seed)
+
+    def change(
+        self, tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None], taken: Any
+    ) -> list[tuple[float, float, float, float, float, float, float]]:
+        """(count, mean, rms, amax, unchanged, unchanged with gradient, rms of the weight) of what the step changed."""
+        engine, snapshot = taken
+        if engine is self.kernel:
+            gradients = [g if g is not None and native.supports(g) else None for g in gradients]
+        return engine.change(tensors, gradients, snapshot)  # type: ignore[no-any-return]
+
+    def ages(self, units: int, limit: int) -> Any:
+        """Counts for how many batches each unit has been silent."""
+        engine: Any = self.kernel or self.twin
+        return engine.unit_age(units, limit)
+
+
+def _plain(tensor: torch.Tensor) -> bool:
+    kind = type(tensor)
+    return kind is torch.Tensor or kind is torch.nn.Parameter or kind is torch.nn.parameter.Buffer

@@ -1,0 +1,118 @@
+"""The log of torch calls in the first steps: which call, on which of the user's lines, in which layer.
+
+A torch function mode sees every call of the torch API without changing it. It is pushed only between the first
+forward call of a model and its backward call, in the first steps of training; never in evaluation (its mere presence
+would take torch's fused inference paths away, and with them the last bit of the result), never near `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+
+from wellfit.probe.fence import Fence
+from wellfit.probe.locate import Place, cached_place
+
+CALLS = 20_000  # a trace longer than this is given up: not a training step
+CUTS = {"detach", "detach_", "numpy", "__array__", "data"}
+
+
+class Call:
+    """One torch call whose result carries gradient."""
+
+    __slots__ = ("function", "layer", "node", "place", "shapes")
+
+    def __init__(
+        self, node: Any, function: str, place: Place | None, layer: str | None, shapes: list[list[int]]
+    ) -> None:
+        self.node = node
+        self.function = function
+        self.place = place
+        self.layer = layer
+        self.shapes = shapes
+
+
+class Trace(TorchFunctionMode):
+    """Logs calls while it is the innermost mode.
+
+    Args:
+        fence: errors of ours go there.
+        layer: gives the name of the innermost layer that is running.
+    """
+
+    def __init__(self, fence: Fence, layer: Callable[[], str | None]) -> None:
+        super().__init__()
+        self.fence = fence
+        self.layer = layer
+        self.calls: dict[Any, Call] = {}
+        self.cuts: list[dict[str, Any]] = []
+        self.pushed = False
+        self._count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.fence.off:
+            try:
+                self._log(func, args, result)
+            except Exception as error:  # noqa: BLE001 - the fence
+                self.fence.fault(error)
+        return result
+
+    def _log(self, func: Any, args: Any, result: Any) -> None:
+        self._count += 1
+        if self._count > CALLS:
+            return
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name in CUTS:
+            self._cut(name, args)
+            return
+        first = result[0] if isinstance(result, (tuple, list)) and result else result
+        if not isinstance(first, torch.Tensor):
+            return
+        node = first.grad_fn
+        if node is None or node in self.calls:
+            return
+        shapes = [list(a.shape) for a in args if isinstance(a, torch.Tensor)]
+        self.calls[node] = Call(node, name, cached_place(3), self.layer(), shapes)
+
+    def _cut(self, name: str, args: Any) -> None:
+        source = args[0] if args else None
+        if not isinstance(source, torch.Tensor) or not source.requires_grad or source.grad_fn is None:
+            return
+        if len(self.cuts) >= 100 or source.numel() <= 1:
+            return
+        place = cached_place(4)
+        call = self.calls.get(source.grad_fn)
+        self.cuts.append(
+            {
+                "function": name,
+                "file": place and place[0],
+                "line": place and place[1],
+                "layer": self.layer() or (call.layer if call else None),
+            }
+        )
+
+    def push(self) -> None:
+        """Begin to log."""
+        if not self.pushed and not torch.jit.is_scripting():
+            self._count = 0
+            self.pushed = True
+            _push_mode(self)
+
+    def pop(self) -> None:
+        """Stop logging; if the user's own mode lies above ours, it stays, inert in effect, until it can be popped."""
+        if self.pushed:
+            stack = _get_current_function_mode_stack()
+            if stack and stack[-1] is self:
+                _pop_mode()
+                self.pushed = False
+
+    def clear(self) -> None:
+        """Forget the calls of the step that ended: they hold its graph alive."""
+        self.calls.clear()
+        self.cuts.clear()

@@ -1,0 +1,92 @@
+"""A run: a folder with one record for each process that wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from wellfit.errors import WellfitError
+from wellfit.record.record import Record
+
+_SEGMENT = re.compile(r"(r(\d{1,9})-(\d{1,10})-)(\d{4,9})\.wfr")
+
+
+class Run:
+    """A run's folder and what its processes recorded; `open_run` makes one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records: dict[str, Record] = {}
+        self._meta: dict[str, Any] = {}
+        self._trouble: str | None = None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The contents of run.json, or {} if it is not there yet or cannot be read."""
+        return self._meta
+
+    @property
+    def records(self) -> list[Record]:
+        """One for each process that wrote: rank 0 first, the one with most steps first."""
+        return sorted(self._records.values(), key=lambda record: (record.rank, -record.step_count, record.pid))
+
+    @property
+    def damage(self) -> list[str]:
+        """One sentence for each thing that could not be read."""
+        own = [self._trouble] if self._trouble else []
+        return own + [sentence for record in self._records.values() for sentence in record.damage]
+
+    def refresh(self) -> bool:
+        """Read what is new since last time; True if anything came."""
+        self._read_meta()
+        segments: dict[str, list[tuple[int, Path]]] = {}
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return False
+        for name in names:
+            match = _SEGMENT.fullmatch(name)
+            if match:
+                prefix = match[1]
+                if prefix not in self._records:
+                    self._records[prefix] = Record(prefix, int(match[2]), int(match[3]))
+                segments.setdefault(prefix, []).append((int(match[4]), self.folder / name))
+        came = False
+        for prefix, paths in segments.items():
+            record = self._records[prefix]
+            if self._meta.get("ended") is not None or self._meta.get("status") == "ended":
+                record.finished = True
+            came = record.refresh([path for _, path in sorted(paths)]) or came
+        return came
+
+    def _read_meta(self) -> None:
+        try:
+            meta = json.loads((self.folder / "run.json").read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, RecursionError):
+            self._trouble = "run.json could not be read"
+            return
+        if isinstance(meta, dict):
+            self._meta = meta
+        else:
+            self._trouble = "run.json could not be read"
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run in this folder, read as far as it is written.
+
+    Raises:
+        WellfitError: there is no such folder, or it holds no record.
+    """
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise WellfitError(f"{folder} is not a folder: give the folder of a run")
+    run = Run(folder)
+    run.refresh()
+    if not run.records and not (folder / "run.json").exists():
+        raise WellfitError(f"{folder} holds no record (no run.json, no .wfr file): give the folder of a run")
+    return run

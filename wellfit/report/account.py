@@ -1,0 +1,110 @@
+"""What was watched of a run and what the watching cost: the same figures and words in every format."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wellfit.report.amounts import number_text
+from wellfit.report.safe import printable
+from wellfit.report.source import shown_path
+
+if TYPE_CHECKING:
+    from wellfit.record import Run
+
+
+@dataclass(frozen=True)
+class Account:
+    """The figures of a run that every report shows.
+
+    Args:
+        run_id: name of the run's folder.
+        folder: path of the run's folder.
+        command: the user's command, as one line.
+        exit_code: of the user's program; None while it runs.
+        processes: how many processes wrote a record.
+        steps: training steps that were seen (of the first process).
+        watched: steps at which tensors were looked at.
+        seconds: how long the first process was watched; None if unknown.
+        cost_seconds: how much of it the probe took; None if unknown.
+        switched_off: why the probe switched itself off, or None.
+    """
+
+    run_id: str
+    folder: str
+    command: str
+    exit_code: int | None
+    processes: int
+    steps: int
+    watched: int
+    seconds: float | None
+    cost_seconds: float | None
+    switched_off: str | None
+
+    @property
+    def cost_share(self) -> float | None:
+        """Time of the probe over the time of the program without it; None if unknown."""
+        if self.seconds is None or self.cost_seconds is None or not self.seconds > self.cost_seconds:
+            return None
+        return self.cost_seconds / (self.seconds - self.cost_seconds)
+
+    @property
+    def watching(self) -> str:
+        """One sentence on how much was watched and what it cost."""
+        text = (
+            f"{number_text(self.steps)} {'step' if self.steps == 1 else 'steps'}, {number_text(self.watched)} watched"
+        )
+        if self.processes > 1:
+            text += f", {self.processes} processes"
+        if self.cost_seconds is not None:
+            share = self.cost_share
+            percent = f" ({100 * share:.2g} %)" if share is not None and share < 9.95 else ""
+            text += f"; watching cost {self.cost_seconds:.2f} s{percent}"
+        return text
+
+    @property
+    def where(self) -> str:
+        """Where the report lies, or the run's folder if there is no report."""
+        page = Path(self.folder, "report.html")
+        return f"report: {shown_path(str(page))}" if page.exists() else f"record: {shown_path(self.folder)}"
+
+
+def account_of(run: Run) -> Account:
+    """The figures of a run; those that the record does not hold are None or 0."""
+    record = run.records[0] if run.records else None
+    meta: dict[str, Any] = run.meta or {}
+    cost: dict[str, Any] = (record.cost if record else None) or {}
+    seconds, cost_seconds = _seconds(cost.get("seconds")), _seconds(cost.get("probe_seconds"))
+    return Account(
+        run_id=printable(Path(run.folder).name),
+        folder=str(run.folder),
+        command=command_of(meta) or command_of(record.process if record else {}),
+        exit_code=meta.get("exit_code") if isinstance(meta.get("exit_code"), int) else None,
+        processes=len(run.records),
+        steps=int(record.step_count) if record else 0,
+        watched=len(record.watched_steps) if record else 0,
+        seconds=seconds,
+        cost_seconds=cost_seconds,
+        switched_off=_switched_off(run),
+    )
+
+
+def command_of(meta: dict[str, Any]) -> str:
+    """The user's command as one harmless line; empty if unknown."""
+    command = meta.get("command") or meta.get("argv") or ""
+    return printable(" ".join(map(str, command)) if isinstance(command, (list, tuple)) else command)
+
+
+def _seconds(value: Any) -> float | None:
+    """A duration in seconds, or None if it is no finite number above 0 (a record without an account has zeros)."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) and value > 0 else None
+
+
+def _switched_off(run: Run) -> str | None:
+    """The first reason a probe gave for switching itself off."""
+    for record in run.records:
+        for event in record.events("switched-off"):
+            return printable(event.get("error", "an error of its own"), 300)
+    return None

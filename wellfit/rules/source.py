@@ -1,0 +1,244 @@
+"""Where the user's file makes what it trains on: read with `ast`, never run. Missing or odd files give no answer."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from wellfit.finding import Location
+from wellfit.record import Record
+
+_LIMIT = 1_000_000  # bytes: a longer file was not written by hand
+_DEPTH = 8  # names followed from the call of the model to where its data are made
+_HOLDERS = {"DataLoader", "TensorDataset", "enumerate", "zip", "tqdm", "iter", "next", "Subset", "trange"}
+_MOVES = {"to", "cuda", "cpu", "float", "double", "half", "view", "reshape", "unsqueeze", "squeeze", "long", "contiguous"}
+
+
+class Source:
+    """One file of the user's, parsed.
+
+    Args:
+        file: absolute path.
+        text: its contents.
+    """
+
+    def __init__(self, file: str, text: str) -> None:
+        self.file = file
+        self.lines = text.splitlines()
+        self._tree = ast.parse(text)
+        self._makers: dict[str, list[tuple[int, ast.expr, int | None]]] = {}
+        for node in ast.walk(self._tree):
+            for target, value in _bindings(node):
+                self._bind(target, value)
+
+    def _bind(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Name):
+            self._makers.setdefault(target.id, []).append((target.lineno, value, None))
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            paired = value.elts if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts) else None
+            for place, part in enumerate(target.elts):
+                if isinstance(part, ast.Name):
+                    made = (part.lineno, paired[place], None) if paired else (part.lineno, value, place)
+                    self._makers.setdefault(part.id, []).append(made)
+                elif paired is None:
+                    self._bind(part, value)
+
+    def line(self, number: int) -> str:
+        """The text of a line, empty if there is none."""
+        return self.lines[number - 1] if 1 <= number <= len(self.lines) else ""
+
+    def calls(self, names: Iterable[str]) -> Iterator[ast.Call]:
+        """Calls of functions or methods of these names, in the order of the file."""
+        wanted = set(names)
+        found = [n for n in ast.walk(self._tree) if isinstance(n, ast.Call) and called(n) in wanted]
+        yield from sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+    def assignments(self, attribute: str) -> Iterator[ast.Assign]:
+        """Assignments to an attribute (`p.requires_grad = ...`), in the order of the file."""
+        found = [
+            node
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.Assign)
+            and any(isinstance(target, ast.Attribute) and target.attr == attribute for target in node.targets)
+        ]
+        yield from sorted(found, key=lambda node: node.lineno)
+
+    def made(self, name: str) -> list[tuple[int, ast.expr]]:
+        """Where a variable is assigned at any level of the file: lines and values, in the order of the file."""
+        return sorted(((line, value) for line, value, _ in self._makers.get(name, ())), key=lambda made: made[0])
+
+    def origin(self, value: ast.expr, position: int | None = None) -> list[tuple[int, ast.expr]]:
+        """The assignments that made the array behind an expression, through loops, loaders, slices and moves.
+
+        Args:
+            position: which of a pair of arrays is meant where a loader or data set holds several.
+        """
+        found: list[tuple[int, ast.expr]] = []
+        for _ in range(_DEPTH):
+            name = _variable(value, position)
+            makers = sorted(self._makers.get(name, ()), key=lambda made: made[0]) if name else []
+            if not makers:
+                break
+            line, made, place = makers[-1]
+            follow = _is_holder(made) or _variable(made, place if place is not None else position) not in (None, name)
+            if place is not None:
+                position = place
+            if not _is_holder(made) and not _only_moves(made):
+                found = [(line, value) for line, value, _ in makers]
+                break
+            if not _is_holder(made):
+                found = [(line, value) for line, value, _ in makers]
+            if not follow:
+                break
+            value = made
+        return found
+
+
+def _bindings(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            yield target, node.value
+    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)) and node.value is not None:
+        yield node.target, node.value
+    elif isinstance(node, (ast.For, ast.comprehension)):
+        target = node.target
+        if isinstance(node.iter, ast.Call) and called(node.iter) == "enumerate" and isinstance(target, ast.Tuple):
+            target = target.elts[-1]
+        yield target, node.iter
+
+
+def called(call: ast.Call) -> str:
+    """The last name of what is called: "normal_" of `nn.init.normal_(...)`."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _is_holder(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and called(value) in _HOLDERS
+
+
+def _only_moves(value: ast.expr) -> bool:
+    """Whether an expression hands on an array with its numbers as they are."""
+    while True:
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _MOVES:
+            value = value.func.value
+        elif isinstance(value, ast.Subscript):
+            value = value.value
+        else:
+            return isinstance(value, ast.Name)
+
+
+def _variable(value: ast.expr, position: int | None) -> str | None:
+    """The name of the variable whose array an expression hands on, or None."""
+    for _ in range(_DEPTH):
+        if isinstance(value, ast.Name):
+            return value.id
+        if isinstance(value, (ast.Subscript, ast.Attribute, ast.Starred)):
+            value = value.value
+        elif _is_holder(value) and isinstance(value, ast.Call) and value.args:
+            several = called(value) in ("TensorDataset", "zip") and position is not None and position < len(value.args)
+            value = value.args[position if several and position is not None else 0]
+        elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _MOVES:
+            value = value.func.value
+        else:
+            return None
+    return None
+
+
+def source_of(file: object) -> Source | None:
+    """The user's file, parsed; None if it is missing, too large, or not Python."""
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return None
+    try:
+        stamp = Path(file).stat()
+    except (OSError, ValueError):
+        return None
+    return _parsed(file, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=16)
+def _parsed(file: str, _changed: int, size: int) -> Source | None:
+    try:
+        path = Path(file)
+        if size > _LIMIT or not path.is_file():
+            return None
+        return Source(file, path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def main_source(record: Record) -> Source | None:
+    """The program that was started, parsed, or None."""
+    return source_of(record.process.get("main_file"))
+
+
+def input_origin(record: Record, root: str, argument: int = 0) -> tuple[Location | None, list[ast.expr]]:
+    """Where the array that a model is called with is made (its last assignment), and all the values assigned to it.
+
+    Args:
+        root: name of the model ("net"), as the user's variable is called.
+        argument: which argument of the call.
+    """
+    source = main_source(record)
+    if source is None:
+        return None, []
+    for call in source.calls([root.rpartition(".")[2] or root]):
+        if len(call.args) > argument:
+            found = source.origin(call.args[argument])
+            if found:
+                return Location(source.file, found[-1][0]), [value for _, value in found]
+    return None, []
+
+
+def target_origin(record: Record, loss: Location | None) -> tuple[Location | None, list[tuple[int, ast.expr]]]:
+    """Where the target given to a loss is made, and all the assignments to it, last one last."""
+    source = source_of(loss.file) if loss is not None else None
+    if source is None or loss is None:
+        return None, []
+    calls = (node for node in ast.walk(source._tree) if isinstance(node, ast.Call) and len(node.args) >= 2)
+    for call in calls:
+        if call.lineno <= loss.line <= (call.end_lineno or call.lineno):
+            found = source.origin(call.args[1])
+            if found:
+                return Location(source.file, found[-1][0]), found
+    return None, []
+
+
+def applied_at(record: Record, layer: str | None, call: Location | None) -> Location | None:
+    """The line to change for a layer: where `self.softmax(x)` is called by name, else where the layer is made.
+
+    Args:
+        layer: name of a module, or None for a function that was called.
+        call: the user's line that ran it.
+    """
+    made = record.layers.get(layer) if layer is not None else None
+    if made is None or made.location is None:
+        return call
+    if call is None:
+        return made.location
+    name = made.name.rpartition(".")[2]
+    source = source_of(call.file)
+    if source is None:
+        return made.location if name.isdigit() else call
+    return call if not name.isdigit() and f"{name}(" in source.line(call.line) else made.location
+
+
+def init_call(record: Record, functions: Iterable[str], about: str) -> Location | None:
+    """The line of the user's program that calls an initialiser (`normal_`) on weights or biases.
+
+    Args:
+        functions: names of initialisers.
+        about: "weight" or "bias": calls that name the other one are passed over.
+    """
+    source = main_source(record)
+    if source is None:
+        return None
+    other = "bias" if about == "weight" else "weight"
+    fitting = []
+    for call in source.calls(functions):
+        text = ast.unparse(call)
+        if other not in text:
+            fitting.append((about not in text, call.lineno))
+    return Location(source.file, min(fitting)[1]) if fitting else None

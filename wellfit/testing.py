@@ -1,0 +1,242 @@
+"""Helpers for the tests of rules, yours as well as ours: run an experiment for real, and hold a rule to its anatomy.
+
+Example:
+    def test_my_rule(tmp_path):
+        check_rule(MyRule, tmp_path)
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wellfit.catalogue import FAMILIES, known_rules, rules, thresholds_of
+from wellfit.diagnose import Diagnosis, diagnose
+from wellfit.errors import WellfitError
+from wellfit.finding import Finding
+from wellfit.record import Run, open_run
+from wellfit.rule import Rule
+from wellfit.rule_page import HEADINGS, sections, threshold_comments
+
+SCRIPT = "experiment.py"
+LIMIT = 120.0  # seconds that an experiment may take; it should take two
+
+_TICKED = re.compile(r"`([^`\n]+)`")
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
+
+
+def script_of(function: Callable[[], None]) -> str:
+    """The body of an experiment as a program of its own.
+
+    Args:
+        function: without arguments; a static method will do.
+
+    Raises:
+        WellfitError: its source is not there, or it is no function with a body of lines of its own.
+    """
+    try:
+        lines, _ = inspect.getsourcelines(function)
+        source = textwrap.dedent("".join(lines))
+        tree = ast.parse(source)
+    except (OSError, TypeError, SyntaxError) as error:
+        raise WellfitError(f"{function!r}: its source cannot be read ({error}); write it as a function in a file") from None
+    made = tree.body[0] if tree.body else None
+    if not isinstance(made, ast.FunctionDef) or made.body[0].lineno <= made.lineno:
+        raise WellfitError(f"{function!r} is no function whose body begins on a line of its own; give it one")
+    first = made.body[0].lineno
+    before = source.splitlines(keepends=True)[made.lineno : first - 1]  # comments and blank lines above the body
+    body = source.splitlines(keepends=True)[first - 1 : made.end_lineno]
+    kept = before[[not line.strip().startswith("#") for line in before].index(False) :] if _comment(before) else []
+    return textwrap.dedent("".join([*kept, *body]))
+
+
+def _comment(lines: Sequence[str]) -> bool:
+    return any(line.strip().startswith("#") for line in lines)
+
+
+def run_experiment(function: Callable[[], None], folder: Path) -> Run:
+    """Run the body of an experiment as a script under `wellfit run`.
+
+    Args:
+        function: as for `script_of`.
+        folder: an empty folder; the script and the record are written into it.
+
+    Returns:
+        the run, read to its end; the script is `run.folder.parent.parent / "experiment.py"`.
+
+    Raises:
+        WellfitError: the script failed, took too long, or left no record.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / SCRIPT
+    script.write_text(script_of(function), encoding="utf-8")
+    command = [sys.executable, "-m", "wellfit", "run", "--no-report", "--quiet", "--overhead", "100", str(script)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path_with_wellfit()}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise WellfitError(f"{function.__qualname__} took more than {LIMIT:.0f} s; make it smaller") from None
+    if done.returncode:
+        raise WellfitError(f"{function.__qualname__} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    found = sorted((folder / ".wellfit").glob("*/run.json"))
+    if len(found) != 1:
+        raise WellfitError(f"{function.__qualname__} left {len(found)} records in {folder}, not one: give an empty folder")
+    return open_run(found[0].parent)
+
+
+def _path_with_wellfit() -> str:
+    """PYTHONPATH with which the wellfit of this process is found."""
+    home = str(Path(__file__).resolve().parent.parent)
+    others = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != home]
+    return os.pathsep.join([home, *others])
+
+
+def check_rule(rule: type[Rule], folder: Path) -> None:
+    """The whole suite for one rule: its anatomy, and both experiments judged by all rules.
+
+    Args:
+        folder: an empty folder.
+
+    Raises:
+        AssertionError: what the rule breaks.
+    """
+    check_anatomy(rule)
+    check_sick(rule, run_experiment(rule.sick, folder / "sick"))
+    check_healthy(rule.name, run_experiment(rule.healthy, folder / "healthy"), extra=(rule,))
+
+
+def check_anatomy(rule: type[Rule]) -> None:
+    """Names, docstring, thresholds, fixes and experiments of a rule are as they should be.
+
+    Raises:
+        AssertionError: what the rule breaks.
+    """
+    name = getattr(rule, "name", rule.__qualname__)
+    assert re.fullmatch(r"[A-Z]{3}[1-9][0-9]{2}|[A-Z]{3}00[0-9]", rule.code), f"{name}: the code {rule.code!r} is not like FWD302"
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule.name), f"{name}: the name is not kebab-case"
+    assert rule.family in FAMILIES, f"{name}: the family {rule.family!r} is none of {FAMILIES}"
+    assert 0 < len(rule.summary) <= 70, f"{name}: the summary has {len(rule.summary)} characters, not 1 to 70"
+    known, _ = known_rules()
+    others = [other for other in known if other is not rule and rule.name != other.name] + [rule]
+    assert sum(other.code == rule.code for other in others) == 1, f"{name}: the code {rule.code} is taken"
+    assert rule.name not in rule.consequences, f"{name} cannot be its own consequence"
+    _check_page(rule)
+    assert rule.fixes, f"{name} proposes no fix"
+    for experiment in ("sick", "healthy"):
+        made = inspect.getattr_static(rule, experiment, None)
+        assert isinstance(made, staticmethod), f"{name}: {experiment} is no static method"
+        assert not inspect.signature(made.__func__).parameters, f"{name}: {experiment} takes arguments"
+        compile(script_of(made.__func__), f"<{experiment} of {name}>", "exec")
+
+
+def _check_page(rule: type[Rule]) -> None:
+    """The docstring has all headings with text, and the names of thresholds in it exist."""
+    page = sections(rule)
+    for heading in HEADINGS:
+        assert page.get(heading), f'{rule.name}: the docstring has nothing under "{heading}"'
+    thresholds = thresholds_of(rule)
+    comments = threshold_comments(rule)
+    for name in thresholds:
+        assert comments.get(name), f"{rule.name}: the threshold {name} has no comment with its unit and origin"
+    for ticked in _TICKED.findall(rule.__doc__ or ""):
+        if _NAME.fullmatch(ticked) and not _is_torch_name(ticked):
+            assert ticked in thresholds, f"{rule.name}: the docstring names `{ticked}`, which is no threshold"
+
+
+def _is_torch_name(name: str) -> bool:
+    """Whether a word with underscores is a function or argument of PyTorch rather than a threshold."""
+    return name.endswith("_") or name in _TORCH_NAMES
+
+
+_TORCH_NAMES = {
+    "batch_first", "batch_size", "cross_entropy", "drop_last", "dropout_p", "ignore_index", "label_smoothing",
+    "log_softmax", "max_norm", "no_grad", "nll_loss", "mse_loss", "num_workers", "optimizer_step", "pos_weight",
+    "requires_grad", "running_mean", "running_var", "state_dict", "weight_decay", "zero_grad", "set_to_none",
+    "clip_grad_norm", "max_iter", "in_features", "out_features", "num_classes", "track_running_stats", "negative_slope",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "add_param_group", "register_parameter",
+    "scaled_dot_product_attention", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "hidden_size", "input_size",
+    "key_padding_mask", "attn_mask", "need_weights", "find_unused_parameters", "torch_dtype", "step_size", "t_max",
+    "relu_", "leaky_relu", "layer_norm", "batch_norm", "bfloat16", "from_numpy", "as_tensor", "load_state_dict",
+}  # fmt: skip
+
+
+def judge(run: Run, extra: Sequence[type[Rule]] = ()) -> Diagnosis:
+    """A finished run judged by the whole catalogue.
+
+    Args:
+        extra: rules to ask as well, where they are not in the catalogue.
+    """
+    chosen = rules()
+    chosen += [rule() for rule in extra if rule.name not in {one.name for one in chosen}]
+    for record in run.records:
+        record.finished = True
+    return diagnose(run, chosen)
+
+
+def check_sick(rule: type[Rule], run: Run) -> Finding:
+    """The rule's sick experiment gives an error of this rule, with a place in the script, and a message with a cure.
+
+    Returns:
+        the finding of this rule.
+
+    Raises:
+        AssertionError: what is missing.
+    """
+    diagnosis = judge(run, extra=(rule,))
+    assert not diagnosis.problems, f"{rule.name}: {diagnosis.problems}"
+    told = [finding for finding in diagnosis.findings if finding.severity == "error"]
+    folded = [finding for _, finding in diagnosis.folded]
+    own = [finding for finding in [*told, *folded] if finding.rule == rule.name and finding.severity == "error"]
+    assert own, f"{rule.name}: its sick experiment gives {_named(diagnosis.findings)} instead"
+    finding = own[0]
+    check_message(finding)
+    script = _script_of_run(run)
+    where = finding.location
+    assert where is not None, f"{rule.name}: the finding names no line"
+    assert Path(where.file).name == SCRIPT, f"{rule.name}: the finding is in {where.file}, not in the script"
+    assert 1 <= where.line <= len(script), f"{rule.name}: the script has no line {where.line}"
+    assert script[where.line - 1].strip(), f"{rule.name}: line {where.line} of the script is empty"
+    return finding
+
+
+def check_message(finding: Finding) -> None:
+    """A message is one text: the problem, then after "; " the cure."""
+    text = finding.message
+    assert text == " ".join(text.split()), f"{finding.rule}: the message has line breaks or double spaces: {text!r}"
+    assert "; " in text, f'{finding.rule}: the message gives no cure after "; ": {text!r}'
+    assert not text.endswith("."), f"{finding.rule}: the message ends with a full stop: {text!r}"
+    for key, value in finding.evidence.items():
+        assert isinstance(value, (int, float, str, list)), f"{finding.rule}: the evidence {key} is {type(value).__name__}"
+
+
+def check_healthy(name: str, run: Run, extra: Sequence[type[Rule]] = ()) -> None:
+    """No rule finds an error in a healthy experiment.
+
+    Args:
+        name: of the rule that it belongs to.
+
+    Raises:
+        AssertionError: the findings.
+    """
+    diagnosis = judge(run, extra)
+    assert not diagnosis.problems, f"{name}: {diagnosis.problems}"
+    errors = [finding for finding in diagnosis.findings if finding.severity == "error"]
+    assert not errors, f"the healthy experiment of {name} is called ill: {_named(errors)}: {errors[0].message}"
+
+
+def _named(findings: Sequence[Any]) -> str:
+    return ", ".join(f"{finding.rule} ({finding.severity})" for finding in findings) or "no findings"
+
+
+def _script_of_run(run: Run) -> list[str]:
+    return (run.folder.parent.parent / SCRIPT).read_text(encoding="utf-8").splitlines()
