@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from wellfit.record import Curve, Loss, Record
+from wellfit.record.curves import Floats
 
 Verdict = Literal["too-short", "learning", "flat", "diverging", "non-finite"]
 
@@ -17,6 +18,9 @@ FLAT_FALL = 0.02  # a loss that fell by less than 2 % of its start is flat (heal
 CONVERGED = 0.3  # a loss below this share of its start has done its job, flat or not
 AT_CHANCE = 0.97  # share of the loss of knowing only how frequent the answers are; healthy runs end below 0.85
 DIVERGED = 2.0  # the loss stands at twice its best, and 8 noise widths above it
+AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has not learned, however high it began
+CHANCE_STEPS = 50  # steps after which a loss at the chance level is no longer a run that has just begun
+PARTS = 12  # equal parts of a run whose means tell where it rises; a part has at least 10 steps
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def condition(record: Record, site: int | None = None) -> Condition:
     adversarial = _adversarial(record)
     finite = np.isfinite(values)
     bad_step = _first_bad(curve)
-    chance = chance_level(record)
+    chance = chance_level(record) * loss_scale(record, curve)
     if finite.sum() < 2:
         verdict: Verdict = "non-finite" if bad_step is not None else "too-short"
         nan = math.nan
@@ -93,11 +97,89 @@ def condition(record: Record, site: int | None = None) -> Condition:
         verdict = "too-short"
     elif end > best + 8 * noise + (DIVERGED - 1) * abs(best) and end > start:
         verdict = "diverging"
+    elif _at_chance(record, seen, chance, start, best):
+        verdict = "flat"
     elif fall < FLAT_FALL and not (0 <= end < CONVERGED * start):
         verdict = "flat"
     else:
         verdict = "learning"
     return Condition(verdict, len(values), start, best, end, fall, noise, bad_step, chance, adversarial)
+
+
+def _at_chance(record: Record, seen: Floats, chance: float, start: float, best: float) -> bool:
+    """Whether a classifier still does no better than guessing, after steps enough to do so."""
+    if not math.isfinite(chance) or chance <= 0 or len(seen) < CHANCE_STEPS or best < 0.9 * chance:
+        return False
+    loss = training_loss(record)
+    if loss is None or loss.function == "mse_loss":
+        return False  # the variance of a target may be told from few batches: no firm bound
+    return float(np.mean(seen[-max(10, len(seen) // 10) :])) >= AT_CHANCE * chance and start >= 0.9 * chance
+
+
+def loss_scale(record: Record, curve: Curve) -> float:
+    """What the loss function's value is multiplied by before backward (1 / accumulation steps).
+
+    Args:
+        curve: of `record.loss`.
+
+    Returns:
+        1.0 where nothing was measured; NaN if the loss is not a fixed multiple of what the function gave.
+    """
+    loss = training_loss(record)
+    if loss is None:
+        return math.nan
+    plain = record.training_losses(loss.id)
+    given = curve.at(plain.step)
+    known = np.isfinite(given) & np.isfinite(plain.value) & (np.abs(plain.value) > 1e-12)
+    known &= np.isin(plain.step, curve.step)
+    if not known.any():
+        return 1.0
+    ratio = given[known] / plain.value[known]
+    middle = float(np.median(ratio))
+    return middle if middle > 0 and float(np.median(np.abs(ratio - middle))) < 0.1 * middle else math.nan
+
+
+@dataclass(frozen=True)
+class Rise:
+    """How far the loss rose above its best part.
+
+    Args:
+        step: where the best part ends.
+        best: mean loss of that part.
+        late: mean loss of the last quarter of the run.
+        first: mean loss of the first part.
+        widths: (late - best) in standard errors of the two means.
+        early: True if the best part lies in the first two thirds of the run.
+    """
+
+    step: int
+    best: float
+    late: float
+    first: float
+    widths: float
+    early: bool
+
+
+def rise(curve: Curve) -> Rise | None:
+    """Compare the best part of a run with its last quarter; None for fewer than 40 finite losses.
+
+    Means, not medians: what a single-sample loss does shows only in the mean of many.
+    """
+    finite = np.isfinite(curve.value)
+    value, step = curve.value[finite], curve.step[finite]
+    count = min(PARTS, len(value) // 10)
+    if count < 4:
+        return None
+    parts = np.array_split(value, count)
+    with np.errstate(all="ignore"):
+        mean = np.array([float(part.mean()) for part in parts])
+        error = np.array([float(part.std(ddof=1)) / math.sqrt(len(part)) for part in parts])
+    place, last = int(np.argmin(mean)), max(1, count // 4)
+    late = float(mean[-last:].mean())
+    width = math.hypot(float(error[-last:].mean()) / math.sqrt(last), float(error[place]))
+    widths = (late - float(mean[place])) / width if width > 0 else 0.0
+    end = int(step[sum(len(part) for part in parts[: place + 1]) - 1])
+    return Rise(end, float(mean[place]), late, float(mean[0]), widths, place < count * 2 // 3)
 
 
 def _first_bad(curve: Curve) -> int | None:
@@ -116,8 +198,11 @@ def _adversarial(record: Record) -> bool:
     sites = record.loss_sites()
     if len(sites) < 2 or len(record.optimizers) < 2:
         return False
-    steps = [len(record.loss(site)) for site in sites[:4]]
-    return steps[1] > 0.1 * steps[0]
+    first, second = record.loss(sites[0]).step, record.loss(sites[1]).step
+    if len(second) <= 0.1 * len(first):
+        return False
+    # Two phases of one program (train, then fine-tune) do not take turns.
+    return bool(first[0] < second[-1] and second[0] < first[-1])
 
 
 def training_loss(record: Record) -> Loss | None:
@@ -150,7 +235,7 @@ def chance_level(record: Record) -> float:
     if loss.function == "mse_loss":
         target = record.series("target", str(loss.id))
         if len(target):
-            count, mean, square = target.count, target.mean, target.rms**2
-            whole = float(np.average(square, weights=count) - np.average(mean, weights=count) ** 2)
+            weight, mean, square = target.count, target.mean, target.rms**2
+            whole = float(np.average(square, weights=weight) - np.average(mean, weights=weight) ** 2)
             return whole if whole > 0 else math.nan
     return math.nan

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from threading import get_ident
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import torch
@@ -95,7 +95,7 @@ class Activations:
     def _before_forward(self, module: nn.Module, args: Any) -> None:
         if self.owner is not None and get_ident() != self.owner:
             return
-        begin = perf_counter()
+        begin = thread_time()
         root = not self.stack
         self.stack.append(module)
         if root:
@@ -106,12 +106,12 @@ class Activations:
                 if torch.is_grad_enabled() and self.seen.get("root " + layer.name, 0) < 1:
                     self.seen["root " + layer.name] = 1
                     self._inputs(layer, args)
-        self.spend(perf_counter() - begin)
+        self.spend(thread_time() - begin)
 
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.owner is not None and get_ident() != self.owner:
             return
-        begin = perf_counter()
+        begin = thread_time()
         while self.stack and self.stack.pop() is not module:
             pass
         layer = self.layers.get(module)
@@ -127,7 +127,7 @@ class Activations:
                     self.modes[layer.name] = module.training
                 if count < CALLS_PER_STEP and layer.kind in _MEASURED:
                     self._measure(module, layer, args, output, first=count == 0)
-        self.spend(perf_counter() - begin)
+        self.spend(thread_time() - begin)
 
     def _measure(self, module: nn.Module, layer: Layer, args: Any, output: Any, first: bool) -> None:
         tensor = _first_tensor(output)
@@ -139,7 +139,7 @@ class Activations:
         if not math.isfinite(row[3]) and self.on_non_finite is not None:
             self.on_non_finite(layer, module, row[3], self._inputs_finite(args))
         if first and tensor.requires_grad and layer.kind in _GRADIENTS:
-            tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))
+            tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))  # type: ignore[no-untyped-call]
             if layer.kind == "recurrent" and isinstance(module, nn.RNNBase):
                 self._time_hook(module, layer, args, tensor)
 
@@ -178,11 +178,11 @@ class Activations:
         return all(math.isfinite(self.meter.summary(t.detach(), 0, -1.0, math.inf)[3]) for t in tensors if self.meter.takes(t))
 
     def _on_gradient(self, layer: Layer, gradient: Any) -> None:
-        begin = perf_counter()
+        begin = thread_time()
         if isinstance(gradient, torch.Tensor) and self.meter.takes(gradient):
             row = self.meter.summary(gradient.detach(), 0, 0.0, math.inf)
             self.emit("activation_gradient", layer.name, (*row[:5], NAN, NAN, NAN))
-        self.spend(perf_counter() - begin)
+        self.spend(thread_time() - begin)
 
     def _time_hook(self, module: nn.RNNBase, layer: Layer, args: Any, output: torch.Tensor) -> None:
         """Credit back in time shows in the gradient of the layer's input; without one, in that of its output."""
@@ -190,15 +190,15 @@ class Activations:
         seen = given if given is not None and given.requires_grad else output
         if seen.dim() == 3:
             axis = 1 if module.batch_first else 0
-            seen.register_hook(lambda gradient: self._profile(layer, gradient, axis))
+            seen.register_hook(lambda gradient: self._profile(layer, gradient, axis))  # type: ignore[no-untyped-call]
 
     def _on_profile(self, layer: Layer, gradient: Any, axis: int) -> None:
-        begin = perf_counter()
+        begin = thread_time()
         if isinstance(gradient, torch.Tensor) and self.meter.takes(gradient):
             sums = self.meter.units(gradient.detach().contiguous(), axis, 0)
             if sums is not None and len(sums.sumsq) >= 8:
                 self.emit("time_profile", layer.name, sums.profile(8))
-        self.spend(perf_counter() - begin)
+        self.spend(thread_time() - begin)
 
 
 def _thresholds(layer: Layer) -> tuple[int, float, float]:

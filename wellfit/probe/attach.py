@@ -56,7 +56,7 @@ class Attachment:
         """Put everything back; the record stays as it is."""
         self.observer.activations.end()
         self.observer.evaluations.end()
-        self.observer.trace.pop()
+        self.observer.trace.stop()
         while self._undo:
             self._undo.pop()()
 

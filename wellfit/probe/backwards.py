@@ -144,7 +144,7 @@ class Backwards:
         self.event(
             "non-finite", where=where, layer=layer.name, parameter=bad, function=type(module).__name__,
             value="nan" if math.isnan(amax) else "inf", inputs_finite=inputs_finite,
-            **(location(place) or {"file": None, "line": None}),
+            file=place and place[0], line=place and place[1],
         )  # fmt: skip
 
     def gradient_not_finite(self, held: Held) -> None:

@@ -30,12 +30,20 @@ class Fence:
             return
         self.off = True
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-        for act in (lambda: self.report and self.report(said), lambda: self.detach and self.detach()):
-            try:
-                act()
-            except Exception:  # noqa: BLE001, S110 - nothing of ours may reach the user's program
-                pass
+        try:
+            if self.report is not None:
+                self.report(said)
+        except Exception:  # nothing of ours may reach the user's program
+            self.report = None
+        self._put_back()
         say(f"the probe failed ({said}) and switched itself off; the script goes on unwatched")
+
+    def _put_back(self) -> None:
+        try:
+            if self.detach is not None:
+                self.detach()
+        except Exception:  # nothing of ours may reach the user's program; it goes on with what could not be put back
+            self.detach = None
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
         """`function`, but its errors end in `fault` and it does nothing once the probe is off."""

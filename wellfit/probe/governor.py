@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 
-FIRST_STEPS = 20  # watched all: most illnesses show at once, and the price is paid once
-ALLOWANCE = 0.12  # seconds at the start of a run that no budget covers: what a short run may cost in all
-GROWTH = 0.03  # gap between watched steps as a share of the step, while the allowance lasts
-SHARE = 0.5  # of the budget goes to watched steps; the rest covers the events of every step and what we cannot time
-STEP_SECONDS = 8e-6  # what the events of a step cost when it is not watched (bench/overhead.py)
+FIRST_STEPS = 20  # watched all, if the allowance lasts: most illnesses show at once
+START_STEPS = 2  # cost of the first steps counts as start-up: torch's calls are logged, layers and parameters declared
+ALLOWANCE = 0.15  # CPU seconds beyond the budget: what a short run may cost in all, and a long one once
+AT_ONCE = 0.4  # share of the allowance for the first steps; the rest comes with the logarithm of the step
+SPREAD = 2.5  # powers of ten of steps, from FIRST_STEPS on, over which it comes
+GROWTH = 0.04  # gap between watched steps as a share of the step, while the allowance lasts
+SHARE = 0.35  # of the budget goes to watched steps; the rest covers the events of all steps and what cannot be timed
+STEP_SECONDS = 5e-6  # what the events of a step cost when it is not watched (bench/overhead.py)
 
 
 class Governor:
@@ -19,20 +23,27 @@ class Governor:
         overhead: the budget, as a share of the run's time (0.01 = 1 %).
         seed: of the jitter, so that watched steps do not fall in step with the user's own period.
         every: watch each `every`-th step whatever it costs; 0 leaves it to the budget.
+
+    Attributes:
+        spent: CPU seconds that watching cost since the first steps.
+        start_up: the same of the first steps.
+        next: the step that is to be watched next, as far as is known.
+        period: steps between two watched ones.
     """
 
     def __init__(self, overhead: float, seed: int = 1, every: int = 0) -> None:
         self.overhead = overhead
         self.every = every
-        self.spent = 0.0  # seconds that watching cost so far
+        self.spent = 0.0
+        self.start_up = 0.0
         self.watched = 0
-        self.cap = 65536  # elements looked at in one tensor
+        self.next = 0
+        self.period = 1.0
         self._start: float | None = None
         self._plain: deque[float] = deque(maxlen=15)
-        self._costs: deque[float] = deque(maxlen=5)
-        self.next = 0
+        self._costs: deque[float] = deque(maxlen=7)
+        self._strain = 1.0  # wall time per CPU time of a watched step: how much others use the processor
         self._random = seed * 2654435761 % 2**32 or 1
-        self.period = 1.0
 
     def _jitter(self) -> float:
         """A number in [0.75, 1.25), from our own generator: the user's are never touched."""
@@ -48,49 +59,53 @@ class Governor:
         """Seconds since the first step began."""
         return 0.0 if self._start is None else now - self._start
 
-    def end_step(self, step: int, now: float, watched: bool, timed: float, steps: int, seconds: float) -> None:
-        """Account for the steps since the last call: one watched step, or a stretch of plain ones.
+    def end_watched(self, step: int, seconds: float, cpu: float, timed: float) -> None:
+        """Account for a watched step.
 
         Args:
-            step: number of the last of them.
-            now: seconds on any steady clock.
-            watched: whether it was a watched step.
-            timed: seconds that the probe's own functions took in it.
-            steps: how many steps.
-            seconds: how long they took.
+            step: its number.
+            seconds: how long it took, by the wall clock.
+            cpu: CPU seconds of the training thread in it.
+            timed: CPU seconds that the probe's own functions took in it.
         """
-        if self._start is None:
-            self.begin(now)
-        steps = max(steps, 1)
-        if watched:
-            self.watched += 1
-            # What hooks cost outside our own functions shows only as a longer step; it is noisy, so it may not rule
-            # by more than three times what was timed.
-            hidden = min(seconds - median(self._plain), 3 * timed) if len(self._plain) >= 5 else timed
-            cost = max(timed, hidden)
-            self._costs.append(cost)
-            self.spent += cost
-        else:
-            self._plain.append(seconds / steps)
-            self.spent += steps * STEP_SECONDS + timed
+        self.watched += 1
+        if step < START_STEPS:
+            self.start_up += timed
+            return
+        # What hooks cost outside our own functions shows only as a longer step; it is noisy, so it may not rule by
+        # more than three times what was timed.
+        hidden = min(seconds - median(self._plain), 3 * timed) if len(self._plain) >= 5 else timed
+        self._costs.append(max(timed, hidden))
+        self._strain = min(max(seconds / max(cpu, 1e-9), 1.0), 4.0)
+        self.spent += timed
+
+    def end_plain(self, steps: int, seconds: float, timed: float) -> None:
+        """Account for a stretch of steps that were not watched; `seconds` by the wall clock, `timed` as above."""
+        self._plain.append(seconds / max(steps, 1))
+        self.spent += steps * STEP_SECONDS + timed
 
     def wants(self, step: int, now: float) -> bool:
         """Whether the step that begins now is to be watched."""
         if self.every:
+            self.next = (step // self.every + 1) * self.every
             return step % self.every == 0
-        if step < FIRST_STEPS:
-            self.next = step + 1
-            return True
         if step < self.next or self._start is None:
             return False
         cost = median(self._costs) if self._costs else 0.0
-        elapsed = now - self._start
         share = self.overhead * SHARE
-        if self.spent + cost > ALLOWANCE * min(1.0, self.overhead * 100) + share * elapsed:
-            self.next = step + max(1, step // 200)
+        if self.spent + cost > self._allowed(step) + share * (now - self._start):
+            self.next = step + max(1, step // 100)
             return False
-        plain = median(self._plain) if self._plain else elapsed / max(step, 1)
-        steady = cost / max(share * plain, 1e-12)
+        if step < FIRST_STEPS:
+            self.next = step + 1
+            return True
+        plain = median(self._plain) if self._plain else (now - self._start) / step
+        steady = cost * self._strain / max(share * plain, 1e-12)
         self.period = max(1.0, min(GROWTH * step, steady))
         self.next = step + max(1, round(self.period * self._jitter()))
         return True
+
+    def _allowed(self, step: int) -> float:
+        """The part of the allowance that is free by this step; a smaller budget has a smaller one."""
+        come = max(0.0, math.log10(max(step, 1) / FIRST_STEPS)) / SPREAD
+        return ALLOWANCE * min(1.0, self.overhead * 100) * min(1.0, AT_ONCE + (1 - AT_ONCE) * come)

@@ -217,7 +217,7 @@ class Layers:
 
     def declaration(self, module: nn.Module, layer: Layer) -> dict[str, Any]:
         """The layer as it stands in the record."""
-        attributes = {}
+        attributes: dict[str, Any] = {}
         for name in _ATTRIBUTES:
             value = module.__dict__.get(name)
             if isinstance(value, (bool, int, float, str)):

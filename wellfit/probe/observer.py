@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from threading import get_ident
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ class Observer:
         self._mode_said: tuple[Any, ...] | None = None
         self._next_slow = 1
         self._next_flush = 0.0
-        self._plain_since: tuple[int, float] = (0, 0.0)
+        self._since = (0, 0.0, 0.0)  # step, wall and CPU time of the last slow tick
         self.activations.begin()
 
     # -- backward -----------------------------------------------------------------------------------------------------
@@ -102,6 +102,7 @@ class Observer:
         if self._in_backward or (self._owner is not None and self._owner != get_ident()):
             return False
         now = perf_counter()
+        cpu = thread_time() if self._attentive else 0.0
         self._in_backward = True
         if self._attentive or not self.optimizers.made:
             self._prepare_backward()
@@ -115,13 +116,13 @@ class Observer:
         if self._attentive:
             if self.watching and not self.compiled and backwards.wants_graph(site):
                 backwards.take_graph(loss, site, self.step)
-            self._timed += perf_counter() - now
+            self._timed += thread_time() - cpu
         return True
 
     def _prepare_backward(self) -> None:
         if self._owner is None:
             self._begin()
-        self.trace.pop()
+        self.trace.stop()
         if self.evaluations.open:
             self.evaluations.end()
         if not self.optimizers.made and self._backward_since_tick and not self._in_step:
@@ -138,7 +139,7 @@ class Observer:
         self.trained = True
         now = perf_counter()
         self.governor.begin(now)
-        self._plain_since = (0, now)
+        self._since = (0, now, thread_time())
         self.writer.declare(process.describe(self.meter.native))
 
     def after_backward(self) -> None:
@@ -176,8 +177,8 @@ class Observer:
             self._prepare_step(held, optimizer)
 
     def _prepare_step(self, held: Held, optimizer: Any) -> None:
-        begin = perf_counter()
-        self.trace.pop()
+        begin = thread_time()
+        self.trace.stop()
         if self._following:
             for watch in held.watches:
                 if watch.at_step():
@@ -191,7 +192,7 @@ class Observer:
             self.optimizers.refresh(held, optimizer)
             self.weights.before(held, self._update_step())
         self._check_cleared(held)
-        self._timed += perf_counter() - begin
+        self._timed += thread_time() - begin
 
     def after_step(self, optimizer: Any) -> None:
         """An optimizer has stepped."""
@@ -202,7 +203,7 @@ class Observer:
         if self._in_step:
             self._in_step -= 1
         if self._attentive:
-            begin = perf_counter()
+            begin = thread_time()
             if self._watched_update():
                 self.weights.after()
             if self._following:
@@ -211,7 +212,7 @@ class Observer:
                     self.optimizers.choose_watches(held)
                 for watch in held.watches:
                     watch.after_step()
-            self._timed += perf_counter() - begin
+            self._timed += thread_time() - begin
         if held.code < 0:
             held.code = self.patterns.code(f"step:{held.id}")
         self._pattern.append(held.code)
@@ -255,14 +256,14 @@ class Observer:
 
     def _manual_before(self) -> None:
         """After backward, in a loop that changes its parameters by hand: measure them as before a step."""
-        begin = perf_counter()
+        begin = thread_time()
         if self._manual is None:
             self._manual = Held(self, MANUAL, None)
         known = [(p, name) for reference, name, _ in list(self.layers.parameter_names.values()) if (p := reference()) is not None]
         self._manual.parameters = [p for p, _ in known]
         self._manual.names = [name for _, name in known]
         self.weights.before(self._manual, self.step)
-        self._timed += perf_counter() - begin
+        self._timed += thread_time() - begin
 
     def _manual_tick(self) -> None:
         """Before the next backward: the parameters were changed by now."""
@@ -287,9 +288,13 @@ class Observer:
     def _slow_tick(self, step: int, now: float) -> None:
         """All that need not be done at every step: account, declare, choose what to watch next, write."""
         watched = self.watching
-        since, at = self._plain_since
-        self.governor.end_step(step, now, watched, self._timed, step + 1 - since, now - at)
-        self._plain_since = (step + 1, now)
+        since, at, cpu_at = self._since
+        cpu = thread_time()
+        if watched:
+            self.governor.end_watched(step, now - at, cpu - cpu_at, self._timed)
+        else:
+            self.governor.end_plain(step + 1 - since, now - at, self._timed)
+        self._since = (step + 1, now, cpu)
         self._timed = 0.0
         self._zero_place = None
         if watched:
@@ -329,7 +334,7 @@ class Observer:
         """A model's forward begins on a watched step: in the first ones torch's calls are logged."""
         early = self.step < TRACED_STEPS or self.backwards.none_traced()
         if early and not self.compiled and not self._in_backward and not self._in_step and torch.is_grad_enabled():
-            self.trace.push()
+            self.trace.start()
 
     def _say_modes(self) -> None:
         modes = self.activations.modes
@@ -349,15 +354,15 @@ class Observer:
         training = result.requires_grad
         if not training and not self.trained:
             return
-        begin = perf_counter()
+        begin = thread_time()
         number = self.losses.number(function, 3, args, kwargs, training)
         scalar = result.numel() == 1 and result.is_cpu and not result.is_meta
         value = float(result.detach()) if scalar else math.nan
-        now = begin - self.started
+        now = perf_counter() - self.started
         if training:
             self.writer.row(_L, 0, number, self.step, value, now)
             self.losses.measure(number, args, kwargs)
-            self._timed += perf_counter() - begin
+            self._timed += thread_time() - begin
         elif scalar:
             self.writer.row(_E, 0, number, self.step, value, now)
 
@@ -365,7 +370,7 @@ class Observer:
         """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
         if self._in_backward or self._in_step or (self._owner is not None and self._owner != get_ident()):
             return
-        self.trace.pop()
+        self.trace.stop()
         if self.trained and not self._backward_since_tick and not self.compiled and not self.evaluations.open:
             self.evaluations.begin(self.step)
             self._attentive = True
@@ -398,7 +403,7 @@ class Observer:
         """torch.compile is used: leave modules alone from here on."""
         if not self.compiled:
             self.compiled = True
-            self.trace.pop()
+            self.trace.stop()
             self.activations.end()
             self.evaluations.end()
             self.activations.forbidden = self.evaluations.forbidden = True
@@ -439,26 +444,26 @@ class Observer:
             series = self.writer.series
             first_bad = self.backwards.said and not self._counts.get("kept bad step")
             self._counts["kept bad step"] = int(self.backwards.said)
-            lines = [(series(what, subject), *row) for (what, subject), row in sorted(rows.items())]
+            lines: list[tuple[float, ...]] = [(series(what, subject), *row) for (what, subject), row in sorted(rows.items())]
             self.writer.statistics(step, lines, keep=first_bad)
 
     def _declare_all(self) -> None:
         self.activations.dirty = False
-        begin = perf_counter()
+        begin = thread_time()
         if not self.layers.roots():
             self.layers.find_roots(user_frame(sys._getframe(1)))
         self.optimizers.declare_all()
         for module, layer in self.layers.all():
             self.writer.declare(self.layers.declaration(module, layer))
         self.weights.declare_parameters([held for held, _ in self.optimizers.all()])
-        self.governor.spent += perf_counter() - begin
+        self.governor.start_up += thread_time() - begin
 
     def say_cost(self) -> None:
         """The governor's account, as it stands."""
         self.writer.declare(
             {
                 "type": "cost", "watched": self.governor.watched, "steps": self.step,
-                "seconds": self.governor.elapsed(perf_counter()), "probe_seconds": self.governor.spent,
+                "seconds": self.governor.elapsed(perf_counter()), "probe_seconds": self.governor.spent + self.governor.start_up,
                 "period": self.governor.period, "cap": self.meter.cap,
             }
         )  # fmt: skip

@@ -151,7 +151,7 @@ class Optimizers:
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in group.items() if isinstance(value, (bool, int, float, str))}
+    settings: dict[str, Any] = {key: value for key, value in group.items() if isinstance(value, (bool, int, float, str))}
     betas = group.get("betas")
     if isinstance(betas, (tuple, list)) and all(isinstance(beta, float) for beta in betas):
         settings["betas"] = list(betas)

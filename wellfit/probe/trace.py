@@ -97,19 +97,19 @@ class Trace(TorchFunctionMode):
             }
         )
 
-    def push(self) -> None:
+    def start(self) -> None:
         """Begin to log."""
-        if not self.pushed and not torch.jit.is_scripting():
+        if not self.pushed:
             self._count = 0
             self.pushed = True
-            _push_mode(self)
+            _push_mode(self)  # type: ignore[no-untyped-call]
 
-    def pop(self) -> None:
+    def stop(self) -> None:
         """Stop logging; if the user's own mode lies above ours, it stays, inert in effect, until it can be popped."""
         if self.pushed:
-            stack = _get_current_function_mode_stack()
+            stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
             if stack and stack[-1] is self:
-                _pop_mode()
+                _pop_mode()  # type: ignore[no-untyped-call]
                 self.pushed = False
 
     def clear(self) -> None:

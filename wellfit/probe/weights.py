@@ -108,7 +108,7 @@ class Weights:
         places = {layer.name: self.layers.place(module) for module, layer in self.layers.all()}
         for reference, name, layer in list(self.layers.parameter_names.values()):
             parameter = reference()
-            if parameter is None or isinstance(parameter, torch.nn.parameter.UninitializedTensorMixin):
+            if parameter is None or isinstance(parameter, torch.nn.parameter.UninitializedParameter):
                 continue
             if name not in self.initial and self.meter.takes(parameter) and parameter.device.type == "cpu":
                 self._remember_initial(name, self.meter.summary(parameter.detach(), 0, 0.0, math.inf))

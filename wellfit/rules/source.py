@@ -214,8 +214,8 @@ def applied_at(record: Record, layer: str | None, call: Location | None) -> Loca
         call: the user's line that ran it.
     """
     made = record.layers.get(layer) if layer is not None else None
-    if made is None or made.location is None:
-        return call
+    if made is None or made.location is None or made.kind in ("container", "other"):
+        return call or (made.location if made is not None else None)
     if call is None:
         return made.location
     name = made.name.rpartition(".")[2]

@@ -1,0 +1,185 @@
+"""Layers that run in training, belong to an optimizer, and are cut off from the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wellfit.condition import condition
+from wellfit.finding import Finding, Fix
+from wellfit.record import Cut, Layer, Record
+from wellfit.rule import Rule
+
+_SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read
+
+
+class Detached(Rule):
+    """A cut in the autograd graph keeps the gradient from layers that should learn.
+
+    What it checks
+        Layers that ran with gradient in training and whose parameters an optimizer holds, while no loss's graph reaches
+        them and they have no gradient after `patience` steps. With a call that cut the graph (`detach`, `.data`,
+        `numpy`) it is an error; without one (a result that is not used, a forward under no_grad) it is an error only
+        if these layers come before all that learns and the run is not doing its job, else a note.
+
+    Why it hurts
+        These layers stay at their random start for ever; what comes after has to make do with random features. The loss
+        often falls all the same, only less.
+
+    Cure
+        Take the `detach`, `.data`, `.numpy()` or `no_grad` out of the way between these layers and the loss; if the
+        layers are meant to be frozen, leave their parameters out of the optimizer.
+
+    Fix safety
+        The program learns more than before: judge it by a run from the start.
+
+    When it is wrong
+        Targets, teachers and the generator in a discriminator's step are detached on purpose: parameters that get a
+        gradient from any loss, or that no optimizer holds, are left out.
+
+    References
+        PyTorch documentation, Autograd mechanics: locally disabling gradient computation.
+    """
+
+    code = "FWD308"
+    name = "detached"
+    family = "forward"
+    summary = "layers that should learn are cut off from the loss"
+    reads = ("graph", "event.no-gradient", "activation")
+    consequences = ("zero-grad-param", "never-updated", "plateau", "underfit", "lr-low", "output-collapse")
+    fixes = (Fix("Take the call that cuts the graph out of forward"),)
+
+    patience: int = 3  # steps without gradient
+    smallest_share: float = 0.5  # of a layer's parameters that must be without gradient
+
+    @staticmethod
+    def sick() -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        x = torch.randn(128, 8)
+        y = (x[:, 0] > 0).long()
+        encoder = nn.Linear(8, 16)
+        head = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1)
+        for _ in range(40):
+            features = torch.tanh(encoder(x))
+            features = features.detach()
+            loss = nn.functional.cross_entropy(head(features), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @staticmethod
+    def healthy() -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        x = torch.randn(128, 8)
+        y = (x[:, 0] > 0).long()
+        encoder = nn.Linear(8, 16)
+        head = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1)
+        for _ in range(40):
+            features = torch.tanh(encoder(x))
+            loss = nn.functional.cross_entropy(head(features), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def check(self, record: Record) -> Iterator[Finding]:
+        if not record.graphs or record.step_count < self.patience:
+            return
+        missing = _without_gradient(record)
+        reached = {name for graph in record.graphs for name in graph.parameters()}
+        if not reached:
+            return
+        layers = [layer for layer in record.layers.values() if self._is_cut_off(record, layer, missing, reached)]
+        if not layers:
+            return
+        names = {layer.name for layer in layers}
+        cut = _nearest_cut(record, names)
+        learning = [l.order for l in record.layers.values() if l.order >= 0 and reached & set(l.parameters)]
+        in_front = bool(learning) and max(layer.order for layer in layers) < min(learning)
+        if cut is None and not in_front:
+            return  # a branch whose result no loss uses: not a cut
+        count = sum(len(layer.parameters) for layer in layers)
+        how = condition(record)
+        what = f"`{cut.function}` cuts the graph after it" if cut else "nothing leads back to it from the loss"
+        others = f" and {len(layers) - 1} more layers get" if len(layers) > 1 else " gets"
+        yield self.finding(
+            f"`{layers[0].name}`{others} no gradient: {what}, so {count} parameters that an optimizer holds stay at their "
+            "random start; take the cut out, or leave them out of the optimizer if they are meant to be frozen",
+            severity="error" if cut is not None or how.ill else "note",
+            step=self.patience,
+            layer=layers[0].name,
+            location=cut.location if cut else layers[-1].location,
+            evidence={"parameters": count, "layers": [layer.name for layer in layers[:20]], "function": cut.function if cut else ""},
+        )
+
+    def _is_cut_off(self, record: Record, layer: Layer, missing: set[str], reached: set[str]) -> bool:
+        parameters = [record.parameters[name] for name in layer.parameters if name in record.parameters]
+        held = [p.name for p in parameters if p.requires_grad and p.optimizer is not None]
+        if not held or layer.order < 0 or reached & set(held):
+            return False
+        # Statistics of its output are taken with gradient only: a target network under no_grad has none.
+        ran = layer.kind in ("other", "container") or len(record.series("activation", layer.name)) > 0
+        return ran and sum(name in missing for name in held) > self.smallest_share * len(held)
+
+
+def _without_gradient(record: Record) -> set[str]:
+    """Parameters without gradient at the last step of their optimizer, and never measured with one."""
+    last: dict[object, list[str]] = {}
+    for event in record.events("no-gradient"):
+        last[event["optimizer"]] = [name for name in event["parameters"] if isinstance(name, str)]
+    names = {name for names in last.values() for name in names}
+    return {name for name in names if not len(record.series("gradient", name))}
+
+
+def _nearest_cut(record: Record, unreached: set[str]) -> Cut | None:
+    """The call that most likely cut these layers off: the last one that took their result."""
+    lines = _Lines()
+    cuts = [cut for graph in record.graphs[:4] for cut in graph.cuts if cut.location and lines.say(cut)]
+    through = [cut for cut in cuts if cut.function not in ("detach", "detach_")]
+    within = [cut for cut in cuts if cut.layer in unreached or _holds_only(record, cut.layer, unreached)]
+    return next((some[-1] for some in (within, through) if some), cuts[0] if cuts else None)
+
+
+def _holds_only(record: Record, container: str | None, unreached: set[str]) -> bool:
+    """Whether all layers with parameters inside a container are cut off."""
+    if container is None:
+        return False
+    inside = [l.name for l in record.layers.values() if l.parameters and l.name.startswith(container + ".")]
+    return bool(inside) and all(name in unreached for name in inside)
+
+
+class _Lines:
+    """Lines of the user's source: a call that cuts a graph is written there, what a hook does at that moment is not."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Sequence[str]] = {}
+
+    def say(self, cut: Cut) -> bool:
+        """Whether the cut's line names its function; True where the source cannot be read."""
+        place = cut.location
+        if place is None:
+            return False
+        if place.file not in self._files:
+            self._files[place.file] = _read(place.file)
+        lines = self._files[place.file]
+        if not 1 <= place.line <= len(lines):
+            return True
+        text = " ".join(lines[place.line - 1 : place.line + 1])
+        return any(word in text for word in (cut.function.strip("_"), "numpy", "array", "data"))
+
+
+def _read(file: str) -> Sequence[str]:
+    path = Path(file)
+    try:
+        if not path.is_file() or path.stat().st_size > _SOURCE_LIMIT:
+            return ()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return ()

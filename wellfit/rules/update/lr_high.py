@@ -1,0 +1,202 @@
+"""UPD501: the steps are too long for the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from wellfit.condition import Condition, condition, loss_scale
+from wellfit.finding import Finding, Fix, Location
+from wellfit.record import Optimizer, Record
+from wellfit.rule import Family, Rule
+from wellfit.rules.ratios import Ratios, update_ratios
+
+
+class LrHigh(Rule):
+    """The learning rate is too high: each step changes the weights by a large part of their own size.
+
+    What it checks
+    The update ratio u = rms(update) / rms(weight) of every weight matrix. Ill is a run whose loss is flat, diverging or
+    not finite, and whose median u stays above `high` for `steps` sampled steps, or reached `first_jump` in one of
+    the first five steps while the loss rose. Also gradients that are summed over several backward calls without dividing
+    the loss, which is a learning rate that many times higher.
+
+    Why it hurts
+    The gradient is a good guide only near where it was taken. Steps that long jump over every minimum, kill ReLU units,
+    saturate the others, or let the loss grow without bound.
+
+    Cure
+    Divide the learning rate by 3 to 10, or let it warm up over the first hundred steps; clip the gradient norm. Where
+    gradients are accumulated, divide the loss by the number of backward calls in a step.
+
+    Fix safety
+    Safe: the program means the same, and the change can be taken back.
+
+    When it is wrong
+    Another illness can make the steps long (raw inputs, an initialisation far off, stale gradients): these rules name
+    this one as their consequence. A run that learns well with long steps is only noted.
+
+    References
+    Smith 2017, "Cyclical Learning Rates"; Karpathy's update ratio of about 1e-3; healthy runs of ours: 8e-4 to 0.064.
+    """
+
+    code = "UPD501"
+    name = "lr-high"
+    family: ClassVar[Family] = "update"
+    summary = "learning rate too high: steps as long as the weights"
+    reads = ("update.rms", "loss")
+    consequences = (
+        "diverged", "plateau", "oscillation", "dead-units", "saturated", "exploding", "grad-spike", "output-collapse",
+        "activation-growth", "overfit", "non-finite-forward", "non-finite-grad", "zero-grad-param", "vanishing", "init-gain",
+        "never-updated", "recurrent-explode", "lr-low", "decay-dominates",
+    )  # fmt: skip
+    fixes = (
+        Fix("Divide the learning rate by 10", override="lr-divide", safe=True),
+        Fix("Warm the learning rate up", override="lr-warmup", safe=True),
+    )
+
+    high: float = 0.03  # median of rms(update)/rms(weight); most healthy runs stay below 0.021
+    steps: int = 10  # sampled steps in a row
+    first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
+    rose: float = 1.5  # loss after the jump over the loss before it
+    accumulated: int = 2  # backward calls in a step from which an undivided loss is one that is too large
+
+    @staticmethod
+    def sick() -> None:
+        import torch
+        from sklearn.datasets import load_digits
+        from torch import nn
+
+        torch.manual_seed(0)
+        x, y = load_digits(return_X_y=True)
+        x, y = torch.tensor(x / 16.0).float(), torch.tensor(y)
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=30.0)
+        for _epoch in range(3):
+            for batch in torch.randperm(1400).split(50):
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+                loss.backward()
+                optimizer.step()
+
+    @staticmethod
+    def healthy() -> None:
+        import torch
+        from sklearn.datasets import load_digits
+        from torch import nn
+
+        torch.manual_seed(0)
+        x, y = load_digits(return_X_y=True)
+        x, y = torch.tensor(x / 16.0).float(), torch.tensor(y)
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        for _epoch in range(3):
+            for batch in torch.randperm(1400).split(50):
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+                loss.backward()
+                optimizer.step()
+
+    def check(self, record: Record) -> Iterator[Finding]:
+        state = condition(record)
+        if state.adversarial:
+            return
+        ratios = update_ratios(record)
+        optimizer = _main_optimizer(record, ratios)
+        found = self._first_jump(record, ratios) or self._long_steps(ratios)
+        if found is None:
+            return
+        what, step, ratio = found
+        if not self._ill(state, ratios):
+            if state.steps >= 20 and what == "long" and record.finished:
+                yield self._told(record, state, optimizer, what, step, ratio, "note")
+            return
+        summed = self._undivided(record, optimizer)
+        if summed is not None:
+            yield self._told_undivided(state, optimizer, step, ratio, *summed)
+        else:
+            yield self._told(record, state, optimizer, what, step, ratio, "error")
+
+    def _ill(self, state: Condition, ratios: Ratios) -> bool:
+        """Whether the run is not doing its job; too short a run is judged by what it has shown."""
+        if state.verdict in ("diverging", "non-finite", "flat"):
+            return True
+        return state.verdict == "too-short" and state.steps >= self.steps and state.end > 2 * state.start > 0
+
+    def _first_jump(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
+        """A first step that was as long as a weight, after which the loss rose."""
+        largest = ratios.largest[:5]
+        if not np.any(largest > self.first_jump) and not np.any(np.isinf(largest)):
+            return None
+        place = int(np.nanargmax(largest))
+        curve = record.loss()
+        before = curve.value[curve.step <= ratios.step[0]]
+        after = curve.value[(curve.step > ratios.step[0]) & (curve.step <= ratios.step[0] + 20)]
+        if not len(before) or not len(after) or not np.isfinite(before[0]):
+            return None
+        top = float(np.max(np.where(np.isfinite(after), after, np.inf)))
+        if top <= self.rose * abs(before[0]):
+            return None
+        return "jump", int(ratios.step[place]), float(largest[place])
+
+    def _long_steps(self, ratios: Ratios) -> tuple[str, int, float] | None:
+        """The first `steps` sampled steps in a row, all of them long."""
+        long = ratios.median > self.high
+        if len(long) < self.steps:
+            return None
+        rows = np.convolve(long.astype(int), np.ones(self.steps, int), "valid")
+        places = np.flatnonzero(rows == self.steps)
+        if not len(places):
+            return None
+        at = slice(int(places[0]), int(places[0]) + self.steps)
+        return "long", int(ratios.step[at.stop - 1]), float(np.median(ratios.median[at]))
+
+    def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
+        """(backward calls in a step, place) where their losses were not divided by their number."""
+        sites = record.loss_sites()
+        if optimizer is None or "SGD" not in optimizer.class_name or len(sites) != 1:
+            return None
+        used = record.steps["b"]
+        counts = [record.patterns[int(id)].count("backward") for id in used[:200] if int(id) in record.patterns]
+        calls = int(np.median(counts)) if counts else 0
+        scale = loss_scale(record, record.loss())
+        if calls < self.accumulated or not 0.9 < scale < 1.1 or not any(loss.training for loss in record.losses.values()):
+            return None
+        return calls, record.backward_sites[sites[0]].location
+
+    def _told(
+        self, record: Record, state: Condition, optimizer: Optimizer | None, what: str, step: int, ratio: float, severity: str
+    ) -> Finding:
+        lr = record.hyper("lr", optimizer.id if optimizer else None)
+        rate = float(lr.at([step])[0]) if len(lr) else float("nan")
+        how = "a first step changed a weight by" if what == "jump" else f"{self.steps} steps changed the weights by"
+        job = f"and the loss is {state.verdict}" if severity == "error" else "though the loss falls"
+        return self.finding(
+            f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % of their "
+            f"own size, {job}; divide it by 10, or warm it up",
+            severity="error" if severity == "error" else "note", step=step,
+            location=optimizer.location if optimizer else None,
+            evidence={"u": ratio, "lr": rate, "high": self.high, "first_jump": self.first_jump, "verdict": state.verdict},
+        )  # fmt: skip
+
+    def _told_undivided(
+        self, state: Condition, optimizer: Optimizer | None, step: int, ratio: float, calls: int, where: Location | None
+    ) -> Finding:
+        return self.finding(
+            f"gradients of {calls} backward calls are summed in each step without dividing the loss, so steps are {calls} "
+            f"times too long ({100 * ratio:.3g} % of a weight's size) and the loss is {state.verdict}; divide the loss by "
+            f"{calls} before backward()",
+            severity="error", step=step, location=where or (optimizer.location if optimizer else None),
+            evidence={"u": ratio, "calls": calls, "first_jump": self.first_jump, "verdict": state.verdict},
+        )  # fmt: skip
+
+
+def _main_optimizer(record: Record, ratios: Ratios) -> Optimizer | None:
+    """The optimizer that holds the first of the weights, else the first of all."""
+    for name in ratios.names:
+        parameter = record.parameters.get(name)
+        if parameter is not None and parameter.optimizer in record.optimizers:
+            return record.optimizers[parameter.optimizer]
+    return next(iter(record.optimizers.values()), None)
