@@ -98,7 +98,7 @@ def rule(words: list[str]) -> int:
 
 def runs(words: list[str]) -> int:
     """`wellfit runs`: what was recorded below this folder."""
-    parser = _Parser("runs", "List the runs recorded in .wellfit below a folder.")
+    parser = _Parser("runs", "List the runs recorded from a folder.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
     options = parser.parse_args(words)
     from wellfit.runs import runs_text
@@ -250,7 +250,8 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     from wellfit import catalogue
     from wellfit.config import load_config, names_list
     from wellfit.diagnose import diagnose as judge
-    from wellfit.runs import find_run
+    from wellfit.record import open_run
+    from wellfit.record.store import find_run
 
     config = load_config(Path.cwd())
     select = config.select if options.select is None else names_list(options.select)
@@ -259,7 +260,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     )
     problems: list[str] = []
     chosen = catalogue.rules(select, ignore, config.thresholds, problems)
-    run = find_run(options.run)
+    run = open_run(find_run(options.run, Path.cwd()))
     for record in run.records:
         record.finished = True
     diagnosis = judge(run, chosen)

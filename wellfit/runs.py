@@ -5,60 +5,29 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wellfit.errors import WellfitError
-from wellfit.nearest import did_you_mean
-
-if TYPE_CHECKING:
-    from wellfit.record import Run
-
-_HOME = ".wellfit"
-
-
-def find_run(name: str) -> Run:
-    """The run of a folder, of a name in `.wellfit`, or `last`.
-
-    Raises:
-        WellfitError: there is none.
-    """
-    from wellfit.record import open_run
-
-    if name == "last" and not os.path.isdir(name):
-        folders = _folders(Path("."))
-        if not folders:
-            raise WellfitError(f"there is no run in {Path(_HOME).absolute()}: start one with `wellfit run train.py`")
-        return open_run(folders[-1])
-    for folder in (Path(name), Path(_HOME, name)):
-        if folder.is_dir():
-            return open_run(folder)
-    known = [folder.name for folder in _folders(Path("."))]
-    raise WellfitError(f"there is no run {name}{did_you_mean(name, known)}; `wellfit runs` lists them")
 
 
 def runs_text(folder: Path) -> str:
-    """One line for each run below a folder, the latest last.
+    """One line for each run of a folder, the latest last.
 
     Raises:
         WellfitError: there is no such folder.
     """
     if not folder.is_dir():
         raise WellfitError(f"{folder} is not a folder")
+    from wellfit.record.store import list_runs
     from wellfit.report.safe import printable
 
     lines = []
-    for run in _folders(folder):
+    for run in list_runs(folder):
         meta = _object(run / "run.json")
         findings = _object(run / "findings.json").get("findings")
         command = printable(meta.get("command", ""), 100)
         lines.append(f"{printable(run.name, 80)}  {_ended(meta):<12}  {_told(findings):<20}  {command}")
     return "".join(line.rstrip() + "\n" for line in lines) or "no runs here; start one with `wellfit run train.py`\n"
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Folders of runs, oldest first (their names begin with the time)."""
-    home = folder / _HOME if (folder / _HOME).is_dir() else folder
-    return sorted(entry.parent for entry in home.glob("*/run.json"))
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from wellfit.catalogue import FAMILIES, known_rules, rules, thresholds_of
 from wellfit.diagnose import Diagnosis, diagnose
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
-from wellfit.record import Run, open_run
+from wellfit.record import Record, Run, open_run
 from wellfit.rule import Rule
 from wellfit.rule_page import HEADINGS, sections, threshold_comments
 
@@ -240,3 +240,87 @@ def _named(findings: Sequence[Any]) -> str:
 
 def _script_of_run(run: Run) -> list[str]:
     return (run.folder.parent.parent / SCRIPT).read_text(encoding="utf-8").splitlines()
+
+
+class MadeRun:
+    """A record written by hand, for tests of a rule's arithmetic that need no training.
+
+    Args:
+        folder: an empty folder.
+
+    Example:
+        made = MadeRun(tmp_path)
+        made.weight("fc.weight")
+        for _ in range(50):
+            made.step(loss=2.3, updates={"fc.weight": 1e-7})
+        findings = list(MyRule().check(made.record()))
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from wellfit.probe.writer import Writer
+
+        self.folder = folder
+        self.steps = 0
+        self.out = Writer(str(folder), 0, 1, 1 << 40)
+        place = {"file": SCRIPT, "line": 3}
+        self.declare("process", rank=0, world_size=1)
+        self.declare("optimizer", id=0, **{"class": "SGD"}, location=place, groups=[{"lr": 0.1}], parameters=["fc.weight"])
+        self.declare("hyper", id=0, optimizer=0, group=0, name="lr")
+        self.declare("backward", id=0, location={"file": SCRIPT, "line": 7})
+        self.declare("pattern", id=0, events=["zero_grad:0", "backward", "step:0"])
+        self.out.row(ord("H"), 0, 0, 0, 0.1, 0.0)
+
+    def declare(self, kind: str, **fields: Any) -> None:
+        """Write any declaration of docs/record.md."""
+        self.out.declare({"type": kind, **fields})
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write an event at the current step."""
+        self.declare("event", event=name, step=self.steps, **fields)
+
+    def loss_function(self, function: str = "cross_entropy", id: int = 0, training: bool = True) -> None:
+        """Declare a loss function of 10 classes at line 6."""
+        self.declare(
+            "loss", id=id, function=function, location={"file": SCRIPT, "line": 6}, prediction_shape=[32, 10],
+            target_shape=[32], reduction="mean", training=training,
+        )  # fmt: skip
+
+    def weight(self, name: str, dtype: str = "float32") -> None:
+        """Declare a weight of 64 x 64 and the Linear layer at line 2 that it belongs to."""
+        layer = name.rpartition(".")[0]
+        place = {"file": SCRIPT, "line": 2}
+        self.declare("layer", name=layer, **{"class": "Linear"}, kind="linear", location=place, order=0, parameters=[name])
+        self.declare(
+            "parameter", name=name, layer=layer, shape=[64, 64], dtype=dtype, requires_grad=True, optimizer=0,
+            location=place, initial={"std": 1.0, "rms": 1.0, "amax": 2.0}, fan_in=64,
+        )  # fmt: skip
+
+    def step(self, loss: float, updates: dict[str, float] | None = None, unchanged: float = 0.0) -> None:
+        """One step.
+
+        Args:
+            loss: given to backward.
+            updates: rms(update) / rms(weight) by name of the weight; the step is not sampled without.
+            unchanged: share of the elements that kept their value though they have a gradient.
+        """
+        nan = float("nan")
+        self.out.row(ord("B"), 0, 0, self.steps, loss, float(self.steps))
+        self.out.row(ord("S"), 0, 0, self.steps, float(self.steps), 0.0)
+        rows = [
+            (self.out.series("update", name), 4096.0, 0.0, ratio, ratio, 4096 * unchanged, 4096 * unchanged, 1.0, nan)
+            for name, ratio in (updates or {}).items()
+        ]
+        if rows:
+            self.out.statistics(self.steps, rows)
+        self.steps += 1
+
+    def evaluation(self, loss: float, id: int = 1) -> None:
+        """The loss of one evaluation pass."""
+        self.out.row(ord("E"), 0, id, self.steps, loss, float(self.steps))
+
+    def record(self, finished: bool = True) -> Record:
+        """What was written so far."""
+        self.out.flush()
+        record = open_run(self.folder).records[0]
+        record.finished = finished
+        return record

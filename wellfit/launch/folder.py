@@ -1,13 +1,10 @@
-"""The run's folder: where it lies, its run.json, and the environment that leads the probe to it."""
+"""A run's run.json, and the environment that leads the probe to its folder."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 import shlex
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,34 +12,9 @@ from typing import Any
 
 from wellfit.errors import WellfitError
 from wellfit.launch.command import Command
+from wellfit.record.writing import write_text
 
-HOME = ".wellfit"
 BOOTSTRAP = Path(__file__).resolve().parent.parent / "probe" / "bootstrap"
-
-
-def make_folder(label: str, cwd: Path) -> Path:
-    """A new folder for a run: below `.wellfit` here, or in the temporary folder if nothing can be written here.
-
-    Raises:
-        WellfitError: neither can be written.
-    """
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
-    home = cwd / HOME
-    try:
-        home.mkdir(exist_ok=True)
-        if not (home / ".gitignore").exists():
-            (home / ".gitignore").write_text("*\n", encoding="ascii")
-        (home / name).mkdir()
-    except OSError as error:
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="wellfit-")) / name
-            folder.mkdir()
-        except OSError:
-            raise WellfitError(
-                f"no folder for the record can be made, neither in {home} nor elsewhere ({error})"
-            ) from None
-        return folder
-    return home / name
 
 
 def environment(run: Path, options: Mapping[str, Any], base: Mapping[str, str]) -> dict[str, str]:
@@ -114,16 +86,3 @@ class RunFile:
             "signal": -status if status < 0 else None,
             "status": "ended",
         }
-
-
-def write_text(file: Path, text: str) -> OSError | None:
-    """Write a whole file through a temporary one and a rename; what went wrong, or None."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(beside, file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        return error
-    return None

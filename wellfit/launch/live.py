@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
-from wellfit.launch.folder import write_text
 from wellfit.launch.voice import Voice
+from wellfit.record.writing import write_text
 
 if TYPE_CHECKING:
     from wellfit.launch.watched import Options
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SHARE = 0.1
 """Of the time that passes, judging may take so much."""
+
+THIN_AT, THIN_TO = 0.8, 0.6
+"""Shares of the quota: a larger record is thinned until it is smaller than the second."""
 
 
 class Live:
@@ -50,6 +53,7 @@ class Live:
                 return
             for finding in self._judge():
                 self._tell(finding)
+            self._keep_quota(self._run)
             self._next = now + (time.monotonic() - now) / SHARE
         except Exception as error:
             self._complain(f"the run could not be judged while it ran ({type(error).__name__}: {error})")
@@ -110,6 +114,16 @@ class Live:
             self._run = open_run(self._folder)
         except WellfitError:  # the folder is gone already, or run.json could not be written
             self._run = None
+
+    def _keep_quota(self, run: Run) -> None:
+        """Thin what was recorded long ago before the folder outgrows its quota."""
+        quota = self._options.quota * 1_000_000
+        size = sum(file.stat().st_size for file in self._folder.glob("*.wfr"))
+        if size > THIN_AT * quota:
+            from wellfit.record.thin import thin
+
+            for record in run.records:
+                thin(self._folder, record.prefix, int(THIN_TO * quota / len(run.records)))
 
     def _judge(self) -> list[Finding]:
         from wellfit.diagnose import diagnose

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wellfit.finding import Finding
-from wellfit.launch.folder import write_text
+from wellfit.record.writing import write_text
 
 if TYPE_CHECKING:
     from wellfit.record import Run

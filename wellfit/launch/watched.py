@@ -12,8 +12,9 @@ from wellfit.config import FailOn, Thresholds
 from wellfit.errors import WellfitError
 from wellfit.launch.child import Child, end_like, listening
 from wellfit.launch.command import resolve
-from wellfit.launch.folder import RunFile, environment, make_folder
+from wellfit.launch.folder import RunFile, environment
 from wellfit.launch.voice import Voice
+from wellfit.record.store import new_run_folder
 
 POLL_SECONDS = 0.5
 
@@ -73,7 +74,9 @@ def run_watched(options: Options) -> int:
         cwd = Path.cwd()
     except OSError:
         raise WellfitError("the current folder no longer exists: change to another") from None
-    folder = make_folder(command.label, cwd)
+    folder, note = new_run_folder(cwd, command.label)
+    if note and not options.quiet:
+        Voice().say(note)
     file = RunFile(folder, command, options.words, cwd, __version__)
     file.write()
     probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000}

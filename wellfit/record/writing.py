@@ -21,6 +21,15 @@ def write_json(path: str | os.PathLike[str], object: Any) -> None:
     replace_file(path, data)
 
 
+def write_text(path: Path, text: str) -> OSError | None:
+    """Write a whole text file the same way; what went wrong, or None."""
+    try:
+        replace_file(path, text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        return error
+    return None
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Put a file of these bytes in the place of `path` by a rename.
 

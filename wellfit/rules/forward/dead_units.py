@@ -110,7 +110,7 @@ class DeadUnits(Rule):
             f"`{layer.name}` is dead{others}: {units} gave 0 for 20 batches, so they get no gradient and never learn "
             "again; start biases at 0, lower the learning rate or use LeakyReLU",
             severity="error" if how.ill or cut else "note",
-            step=int(series.step[np.flatnonzero(series.a > self.dead_share)[0]]),
+            step=_since(series, self.dead_share),
             layer=layer.name,
             location=activation_place(record, layer) if layer.activation_location else layer.location,
             evidence={
@@ -141,6 +141,12 @@ def _ages(series: Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Shares of silent units from the 20th measured batch on."""
     ages: np.ndarray[tuple[int], np.dtype[np.float64]] = series.a[np.isfinite(series.a)]
     return ages[18:]  # of a functional ReLU the first batch is not measured: which function follows is not known yet
+
+
+def _since(series: Series, limit: float) -> int:
+    """The step at which the 20 batches of silence began that first brought the share above the limit."""
+    above = np.flatnonzero(series.a > limit)
+    return int(series.step[max(int(above[0]) - 19, 0)]) if len(above) else 0
 
 
 def _rectified(record: Record) -> list[Layer]:

@@ -10,6 +10,8 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Cut, Layer, Record
 from wellfit.rule import Rule
 
+# How a call that cuts the graph is written.
+_WRITTEN = {"detach_": ("detach",), "numpy": ("numpy", "array"), "__array__": ("np.", "array"), "data": (".data",)}
 _SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read
 
 
@@ -141,7 +143,8 @@ def _without_gradient(record: Record) -> set[str]:
 def _nearest_cut(record: Record, unreached: set[str]) -> Cut | None:
     """The call that most likely cut these layers off: the last one that took their result."""
     lines = _Lines()
-    cuts = [cut for graph in record.graphs[:4] for cut in graph.cuts if cut.location and lines.say(cut)]
+    every = [cut for graph in record.graphs[:4] for cut in graph.cuts if cut.location]
+    cuts = [cut for cut in every if lines.say(cut)]
     through = [cut for cut in cuts if cut.function not in ("detach", "detach_")]
     within = [cut for cut in cuts if cut.layer in unreached or _holds_only(record, cut.layer, unreached)]
     return next((some[-1] for some in (within, through) if some), cuts[0] if cuts else None)
@@ -171,8 +174,7 @@ class _Lines:
         lines = self._files[place.file]
         if not 1 <= place.line <= len(lines):
             return True
-        text = " ".join(lines[place.line - 1 : place.line + 1])
-        return any(word in text for word in (cut.function.strip("_"), "numpy", "array", "data"))
+        return any(word in lines[place.line - 1] for word in _WRITTEN.get(cut.function, (cut.function,)))
 
 
 def _read(file: str) -> Sequence[str]:

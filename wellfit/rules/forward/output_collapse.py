@@ -60,14 +60,14 @@ class OutputCollapse(Rule):
         from torch import nn
 
         torch.manual_seed(0)
-        x = torch.randn(64, 16)
-        y = (x[:, 0] > 0).long()
-        model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
-        for layer in (model[0], model[2]):
-            nn.init.normal_(layer.weight, std=1e-4)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        x = torch.randn(64, 10, 16)
+        y = (x[:, :, 0].mean(1) > 0).long()
+        encoder = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+        head = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=1.0)
         for _ in range(60):
-            loss = nn.functional.cross_entropy(model(x), y)
+            pooled = encoder(x).mean(dim=(0, 1)).expand(64, 16)
+            loss = nn.functional.cross_entropy(head(pooled), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -78,12 +78,14 @@ class OutputCollapse(Rule):
         from torch import nn
 
         torch.manual_seed(0)
-        x = torch.randn(64, 16)
-        y = (x[:, 0] > 0).long()
-        model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        x = torch.randn(64, 10, 16)
+        y = (x[:, :, 0].mean(1) > 0).long()
+        encoder = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+        head = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=1.0)
         for _ in range(60):
-            loss = nn.functional.cross_entropy(model(x), y)
+            pooled = encoder(x).mean(dim=1)
+            loss = nn.functional.cross_entropy(head(pooled), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

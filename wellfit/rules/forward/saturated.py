@@ -63,9 +63,9 @@ class Saturated(Rule):
         x = torch.randn(256, 64)
         y = (x[:, 0] > 0).long()
         model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=2.0)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        nn.init.constant_(model[0].bias, 6.0)
+        nn.init.constant_(model[2].bias, -6.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(80):
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()

@@ -86,8 +86,9 @@ class ConstantInit(Rule):
         torch.manual_seed(0)
         x = torch.randn(256, 8)
         y = (x[:, 0] * x[:, 1] > 0).long()
-        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
-        nn.init.zeros_(model[4].weight)
+        head = nn.Linear(32, 2)
+        nn.init.zeros_(head.weight)
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), head)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         for _ in range(60):
             optimizer.zero_grad()

@@ -50,6 +50,7 @@ class InitialLoss(Rule):
     extreme: float = 5.0  # first loss / level of chance; faulty runs 6.9 to 3.5e4
     share_of_chance: float = 0.2  # first loss / level of chance
     unlearned: float = 0.5  # share of the first loss (or chance) that is left
+    smallest_batch: int = 8  # samples of the first batch; the loss of fewer scatters too much
     steps: int = 100  # steps before the fit of a growing run is judged
 
     @staticmethod
@@ -60,9 +61,9 @@ class InitialLoss(Rule):
         torch.manual_seed(0)
         x = torch.randn(256, 16)
         y = torch.randint(0, 4, (256,))
-        model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-        with torch.no_grad():
-            model[2].weight *= 200
+        head = nn.Linear(32, 4)
+        nn.init.normal_(head.weight, std=20.0)
+        model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), head)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
         for _ in range(60):
             optimizer.zero_grad()
@@ -112,7 +113,9 @@ class InitialLoss(Rule):
             )  # fmt: skip
 
     def _judged(self, loss: Loss) -> bool:
-        attributes = loss.attributes
+        attributes, shape = loss.attributes, loss.prediction_shape
+        if not shape or math.prod(shape[:1] + shape[2:]) < self.smallest_batch:
+            return False
         smoothing = attributes.get("label_smoothing", 0.0)
         if attributes.get("weight") or attributes.get("pos_weight"):
             return False

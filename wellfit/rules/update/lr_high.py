@@ -36,7 +36,8 @@ class LrHigh(Rule):
 
     When it is wrong
     Another illness can make the steps long (raw inputs, an initialisation far off, stale gradients): these rules name
-    this one as their consequence. A run that learns well with long steps is only noted.
+    this one as their consequence. A run that learns although its steps
+    are longer than `very_high` is only noted.
 
     References
     Smith 2017, "Cyclical Learning Rates"; Karpathy's update ratio of about 1e-3; healthy runs of ours: 8e-4 to 0.064.
@@ -58,6 +59,7 @@ class LrHigh(Rule):
     )
 
     high: float = 0.03  # median of rms(update)/rms(weight); most healthy runs stay below 0.021
+    very_high: float = 0.1  # the same over the second half of a run that learns, to be noted; healthy runs reach 0.064
     steps: int = 10  # sampled steps in a row
     first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
     rose: float = 1.5  # loss after the jump over the loss before it
@@ -110,7 +112,8 @@ class LrHigh(Rule):
             return
         what, step, ratio = found
         if not self._ill(state, ratios):
-            if state.steps >= 20 and what == "long" and record.finished:
+            late = ratios.median[len(ratios.median) // 2 :]
+            if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
                 yield self._told(record, state, optimizer, what, step, ratio, "note")
             return
         summed = self._undivided(record, optimizer)
@@ -171,10 +174,11 @@ class LrHigh(Rule):
     ) -> Finding:
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(lr.at([step])[0]) if len(lr) else float("nan")
-        how = "a first step changed a weight by" if what == "jump" else f"{self.steps} steps changed the weights by"
+        how = "a first step changed a weight by" if what == "jump" else f"each of {self.steps} steps changed the weights by"
+        whose = "its" if what == "jump" else "their"
         job = f"and the loss is {state.verdict}" if severity == "error" else "though the loss falls"
         return self.finding(
-            f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % of their "
+            f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % of {whose} "
             f"own size, {job}; divide it by 10, or warm it up",
             severity="error" if severity == "error" else "note", step=step,
             location=optimizer.location if optimizer else None,

@@ -1,0 +1,157 @@
+"""Gradients that are cleared before the optimizer has used them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wellfit.finding import Finding, Fix, Location
+from wellfit.record import Record, location_of
+from wellfit.rule import Rule
+from wellfit.rules.layering import first_backward
+from wellfit.rules.loop_order import optimizer_steps, patterns_by_count, site_of
+
+_LONG = 200  # events of a step that a pattern holds
+
+
+class ExtraZero(Rule):
+    """`zero_grad` is called between backward and the step that should use its gradient.
+
+    What it checks
+        (1) Backward ran, `zero_grad` followed, and the optimizer stepped on gradients that are 0 or None. (2) In the
+        accumulation of several micro-batches before one step `zero_grad` is called before each backward, so that only
+        the last one counts. Either in `share` of the steps and at least `fewest` times. With several optimizers only
+        the first is looked at.
+
+    Why it hurts
+        What backward computed is thrown away: all of it, and nothing is learned; or all but the last micro-batch, and
+        the batch is that much smaller and noisier than meant.
+
+    Cure
+        Call `zero_grad` once for each step, after the step or before its first backward.
+
+    Fix safety
+        The step now uses the whole batch: a loss divided by the number of micro-batches keeps its scale.
+
+    When it is wrong
+        Loops that take each gradient out of the way by hand (one for each sample or task) and put their sum back in.
+
+    References
+        PyTorch documentation, torch.optim.Optimizer.zero_grad; gradient accumulation recipes.
+    """
+
+    code = "GRD407"
+    name = "extra-zero"
+    family = "backward"
+    summary = "zero_grad clears gradients before the step that should use them"
+    reads = ("event.gradient-cleared", "pattern")
+    consequences = (
+        "plateau", "lr-low", "never-updated", "zero-grad-param", "noise-dominated",
+        "underfit",
+    )  # fmt: skip
+    fixes = (Fix("Call zero_grad once for each step, before its first backward"),)
+
+    fewest: int = 3  # steps
+    share: float = 0.5  # of the optimizer's steps
+
+    @staticmethod
+    def sick() -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        x = torch.randn(128, 8)
+        y = (x[:, 0] > 0).long()
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(40):
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.zero_grad()
+            optimizer.step()
+
+    @staticmethod
+    def healthy() -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        x = torch.randn(128, 8)
+        y = (x[:, 0] > 0).long()
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(40):
+            optimizer.zero_grad()
+            for part in range(4):
+                rows = slice(32 * part, 32 * part + 32)
+                loss = nn.functional.cross_entropy(model(x[rows]), y[rows]) / 4
+                loss.backward()
+            optimizer.step()
+
+    def check(self, record: Record) -> Iterator[Finding]:
+        cleared = {e["optimizer"]: e for e in record.events("gradient-cleared") if isinstance(e["optimizer"], int)}
+        for id, event in cleared.items():
+            steps = optimizer_steps(record, id)
+            if event["count"] < self.fewest or 2 * event["count"] < self.share * steps:
+                continue
+            yield self._said(
+                f"zero_grad is called after backward and before the step, in {_at_least(event['count'], steps)} of {steps} "
+                "steps: the optimizer steps on nothing and the model does not learn; move it before backward",
+                next(e["step"] for e in record.events("gradient-cleared") if e["optimizer"] == id),
+                location_of(event.get("location")) or first_backward(record, site_of(record, id)),
+                event["count"],
+                steps,
+            )
+            return
+        yield from self._in_accumulation(record)
+
+    def _in_accumulation(self, record: Record) -> Iterator[Finding]:
+        # With a second optimizer or a second backward, clearing between them is usually meant.
+        if len(record.optimizers) > 1 or len(record.loss_sites()) != 1:
+            return
+        thrown = 0
+        parts: list[int] = []
+        for events, count in patterns_by_count(record):
+            lost = _thrown_away(events)
+            if lost:
+                thrown += count
+                parts.append(lost + 1)
+        steps = int(len(record.steps))
+        if thrown < self.fewest or thrown < self.share * steps:
+            return
+        most = max(parts)
+        yield self._said(
+            f"zero_grad is called before each of {most}{' or more' if most >= 50 else ''} backward calls of one step, in "
+            f"{thrown} of {steps} steps: only the last micro-batch counts, the others are thrown away; call zero_grad once "
+            "for each step, right after it",
+            self.fewest - 1,
+            first_backward(record),
+            thrown,
+            steps,
+            micro_batches=most,
+        )
+
+    def _said(
+        self, message: str, step: int, location: Location | None, count: int, steps: int, **numbers: int
+    ) -> Finding:
+        return self.finding(
+            message,
+            severity="error",
+            step=step,
+            location=location,
+            evidence={"steps_with_it": count, "steps": steps, "share": self.share, **numbers},
+        )
+
+
+def _at_least(count: int, steps: int) -> str:
+    return f"{min(count, steps)}" if count <= 5 else f"at least {min(count, steps)}"
+
+
+def _thrown_away(events: tuple[str, ...]) -> int:
+    """How many backward calls of a step are cleared by a zero_grad before another backward; 0 unless all but the last."""
+    calls = [event for event in events if event == "backward" or event.startswith("zero_grad")]
+    backwards = [place for place, event in enumerate(calls) if event == "backward"]
+    ends = any(event.startswith("step") for event in events) or len(events) >= _LONG
+    if len(backwards) < 2 or not ends:
+        return 0
+    between = [calls[here + 1 : there] for here, there in zip(backwards, backwards[1:], strict=False)]
+    return len(between) if all(between) else 0
