@@ -19,6 +19,7 @@ from wellfit.testing import (
     check_healthy,
     check_message,
     check_sick,
+    experiment,
     judge,
     run_experiment,
     script_of,
@@ -38,7 +39,7 @@ class Experiments:
         self._runs: dict[tuple[str, str], Future[Run]] = {key: self._begin(*key) for key in dict.fromkeys(ahead)}
 
     def _begin(self, name: str, kind: str) -> Future[Run]:
-        return self._pool.submit(run_experiment, getattr(RULES[name], kind), self._folder / f"{name}-{kind}")
+        return self._pool.submit(run_experiment, experiment(RULES[name], kind), self._folder / f"{name}-{kind}")
 
     def run(self, name: str, kind: str) -> Run:
         """The finished run of one experiment."""

@@ -58,7 +58,7 @@ class Condition:
 
     @property
     def ill(self) -> bool:
-        """True if the run surely does not do its job: flat, diverging, non-finite, or no better than chance at its end."""
+        """True if the run surely fails at its job: flat, diverging, non-finite, or no better than chance at its end."""
         if self.adversarial:
             return self.verdict == "non-finite"
         if self.verdict == "too-short":
@@ -97,9 +97,7 @@ def condition(record: Record, site: int | None = None) -> Condition:
         verdict = "too-short"
     elif end > best + 8 * noise + (DIVERGED - 1) * abs(best) and end > start:
         verdict = "diverging"
-    elif _at_chance(record, seen, chance, start, best):
-        verdict = "flat"
-    elif fall < FLAT_FALL and not (0 <= end < CONVERGED * start):
+    elif _at_chance(record, seen, chance, start, best) or (fall < FLAT_FALL and not 0 <= end < CONVERGED * start):
         verdict = "flat"
     else:
         verdict = "learning"
@@ -185,7 +183,7 @@ def rise(curve: Curve) -> Rise | None:
 def _first_bad(curve: Curve) -> int | None:
     """The first step whose loss is NaN or infinite and stays so, or is not one of a few that a scaler skipped."""
     bad = np.flatnonzero(~np.isfinite(curve.value))
-    if len(bad) == 0 or len(bad) == len(curve) and len(curve) < 1:
+    if len(bad) == 0:
         return None
     after = curve.value[bad[0] :]
     if len(after) > 10 and np.isfinite(after[-1]) and len(bad) < 0.05 * len(curve):
@@ -223,7 +221,7 @@ def classes(record: Record) -> int | None:
 
 
 def chance_level(record: Record) -> float:
-    """The loss of a model that has learned nothing but the mean: ln C, ln 2, or the variance of the target; else NaN."""
+    """The loss of a model that has learned only the mean: ln C, ln 2, or the variance of the target; else NaN."""
     loss = training_loss(record)
     if loss is None or loss.reduction != "mean":
         return math.nan

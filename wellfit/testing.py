@@ -47,7 +47,9 @@ def script_of(function: Callable[[], None]) -> str:
         source = textwrap.dedent("".join(lines))
         tree = ast.parse(source)
     except (OSError, TypeError, SyntaxError) as error:
-        raise WellfitError(f"{function!r}: its source cannot be read ({error}); write it as a function in a file") from None
+        raise WellfitError(
+            f"{function!r}: its source cannot be read ({error}); write it as a function in a file"
+        ) from None
     made = tree.body[0] if tree.body else None
     if not isinstance(made, ast.FunctionDef) or made.body[0].lineno <= made.lineno:
         raise WellfitError(f"{function!r} is no function whose body begins on a line of its own; give it one")
@@ -60,6 +62,21 @@ def script_of(function: Callable[[], None]) -> str:
 
 def _comment(lines: Sequence[str]) -> bool:
     return any(line.strip().startswith("#") for line in lines)
+
+
+def experiment(rule: type[Rule], kind: str) -> Callable[[], None]:
+    """The experiment of a rule.
+
+    Args:
+        kind: "sick" or "healthy".
+
+    Raises:
+        WellfitError: the rule has none.
+    """
+    found = getattr(rule, kind, None)
+    if not callable(found):
+        raise WellfitError(f"the rule {rule.name} has no experiment {kind!r}; write it as a static method")
+    return found  # type: ignore[no-any-return]
 
 
 def run_experiment(function: Callable[[], None], folder: Path) -> Run:
@@ -90,7 +107,9 @@ def run_experiment(function: Callable[[], None], folder: Path) -> Run:
         raise WellfitError(f"{function.__qualname__} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
     found = sorted((folder / ".wellfit").glob("*/run.json"))
     if len(found) != 1:
-        raise WellfitError(f"{function.__qualname__} left {len(found)} records in {folder}, not one: give an empty folder")
+        raise WellfitError(
+            f"{function.__qualname__} left {len(found)} records in {folder}, not one: give an empty folder"
+        )
     return open_run(found[0].parent)
 
 
@@ -111,8 +130,8 @@ def check_rule(rule: type[Rule], folder: Path) -> None:
         AssertionError: what the rule breaks.
     """
     check_anatomy(rule)
-    check_sick(rule, run_experiment(rule.sick, folder / "sick"))
-    check_healthy(rule.name, run_experiment(rule.healthy, folder / "healthy"), extra=(rule,))
+    check_sick(rule, run_experiment(experiment(rule, "sick"), folder / "sick"))
+    check_healthy(rule.name, run_experiment(experiment(rule, "healthy"), folder / "healthy"), extra=(rule,))
 
 
 def check_anatomy(rule: type[Rule]) -> None:
@@ -122,7 +141,9 @@ def check_anatomy(rule: type[Rule]) -> None:
         AssertionError: what the rule breaks.
     """
     name = getattr(rule, "name", rule.__qualname__)
-    assert re.fullmatch(r"[A-Z]{3}[1-9][0-9]{2}|[A-Z]{3}00[0-9]", rule.code), f"{name}: the code {rule.code!r} is not like FWD302"
+    assert re.fullmatch(r"[A-Z]{3}[1-9][0-9]{2}|[A-Z]{3}00[0-9]", rule.code), (
+        f"{name}: the code {rule.code!r} is not like FWD302"
+    )
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", rule.name), f"{name}: the name is not kebab-case"
     assert rule.family in FAMILIES, f"{name}: the family {rule.family!r} is none of {FAMILIES}"
     assert 0 < len(rule.summary) <= 70, f"{name}: the summary has {len(rule.summary)} characters, not 1 to 70"
@@ -131,12 +152,11 @@ def check_anatomy(rule: type[Rule]) -> None:
     assert sum(other.code == rule.code for other in others) == 1, f"{name}: the code {rule.code} is taken"
     assert rule.name not in rule.consequences, f"{name} cannot be its own consequence"
     _check_page(rule)
-    assert rule.fixes, f"{name} proposes no fix"
-    for experiment in ("sick", "healthy"):
-        made = inspect.getattr_static(rule, experiment, None)
-        assert isinstance(made, staticmethod), f"{name}: {experiment} is no static method"
-        assert not inspect.signature(made.__func__).parameters, f"{name}: {experiment} takes arguments"
-        compile(script_of(made.__func__), f"<{experiment} of {name}>", "exec")
+    for kind in ("sick", "healthy"):
+        made = inspect.getattr_static(rule, kind, None)
+        assert isinstance(made, staticmethod), f"{name}: {kind} is no static method"
+        assert not inspect.signature(made.__func__).parameters, f"{name}: {kind} takes arguments"
+        compile(script_of(made.__func__), f"<{kind} of {name}>", "exec")
 
 
 def _check_page(rule: type[Rule]) -> None:
@@ -145,7 +165,10 @@ def _check_page(rule: type[Rule]) -> None:
     for heading in HEADINGS:
         assert page.get(heading), f'{rule.name}: the docstring has nothing under "{heading}"'
     thresholds = thresholds_of(rule)
-    comments = threshold_comments(rule)
+    comments: dict[str, str] = {}
+    for layer in reversed(rule.__mro__):  # a base shared by several rules has thresholds of its own
+        if layer is not Rule and issubclass(layer, Rule):
+            comments |= threshold_comments(layer)
     for name in thresholds:
         assert comments.get(name), f"{rule.name}: the threshold {name} has no comment with its unit and origin"
     for ticked in _TICKED.findall(rule.__doc__ or ""):
@@ -216,7 +239,9 @@ def check_message(finding: Finding) -> None:
     assert "; " in text, f'{finding.rule}: the message gives no cure after "; ": {text!r}'
     assert not text.endswith("."), f"{finding.rule}: the message ends with a full stop: {text!r}"
     for key, value in finding.evidence.items():
-        assert isinstance(value, (int, float, str, list)), f"{finding.rule}: the evidence {key} is {type(value).__name__}"
+        assert isinstance(value, (int, float, str, list)), (
+            f"{finding.rule}: the evidence {key} is {type(value).__name__}"
+        )
 
 
 def check_healthy(name: str, run: Run, extra: Sequence[type[Rule]] = ()) -> None:
@@ -264,17 +289,19 @@ class MadeRun:
         self.out = Writer(str(folder), 0, 1, 1 << 40)
         place = {"file": SCRIPT, "line": 3}
         self.declare("process", rank=0, world_size=1)
-        self.declare("optimizer", id=0, **{"class": "SGD"}, location=place, groups=[{"lr": 0.1}], parameters=["fc.weight"])
+        self.declare(
+            "optimizer", id=0, **{"class": "SGD"}, location=place, groups=[{"lr": 0.1}], parameters=["fc.weight"]
+        )
         self.declare("hyper", id=0, optimizer=0, group=0, name="lr")
         self.declare("backward", id=0, location={"file": SCRIPT, "line": 7})
         self.declare("pattern", id=0, events=["zero_grad:0", "backward", "step:0"])
         self.out.row(ord("H"), 0, 0, 0, 0.1, 0.0)
 
-    def declare(self, kind: str, **fields: Any) -> None:
+    def declare(self, kind: str, /, **fields: Any) -> None:
         """Write any declaration of docs/record.md."""
         self.out.declare({"type": kind, **fields})
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Write an event at the current step."""
         self.declare("event", event=name, step=self.steps, **fields)
 
@@ -289,7 +316,9 @@ class MadeRun:
         """Declare a weight of 64 x 64 and the Linear layer at line 2 that it belongs to."""
         layer = name.rpartition(".")[0]
         place = {"file": SCRIPT, "line": 2}
-        self.declare("layer", name=layer, **{"class": "Linear"}, kind="linear", location=place, order=0, parameters=[name])
+        self.declare(
+            "layer", name=layer, **{"class": "Linear"}, kind="linear", location=place, order=0, parameters=[name]
+        )
         self.declare(
             "parameter", name=name, layer=layer, shape=[64, 64], dtype=dtype, requires_grad=True, optimizer=0,
             location=place, initial={"std": 1.0, "rms": 1.0, "amax": 2.0}, fan_in=64,
@@ -306,7 +335,7 @@ class MadeRun:
         nan = float("nan")
         self.out.row(ord("B"), 0, 0, self.steps, loss, float(self.steps))
         self.out.row(ord("S"), 0, 0, self.steps, float(self.steps), 0.0)
-        rows = [
+        rows: list[tuple[float, ...]] = [
             (self.out.series("update", name), 4096.0, 0.0, ratio, ratio, 4096 * unchanged, 4096 * unchanged, 1.0, nan)
             for name, ratio in (updates or {}).items()
         ]

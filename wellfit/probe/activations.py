@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from wellfit.probe.device import Device
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import user_frame
 from wellfit.probe.statistics import NAN, Meter, Row
@@ -22,6 +23,7 @@ CALLS_PER_STEP = 4  # of one layer: a cell called for each time step is looked a
 ROWS = 256  # rows of a batch looked at for statistics of units
 
 _MEASURED = {"linear", "activation", "norm", "recurrent", "embedding", "attention"}
+_RELUS = ("relu", "relu6", "threshold")
 _GRADIENTS = {"linear", "norm", "recurrent", "attention", "embedding"}
 
 # Saturation: |tanh| > 0.97 and |2 sigmoid - 1| > 0.97, for the function itself and for what goes into it.
@@ -36,6 +38,8 @@ class Activations:
         layers: the registry of modules.
         meter: computes statistics.
         emit: takes (what, subject, row).
+        device: answers for tensors on an accelerator.
+        step: gives the current step.
         guard: puts the fence around a function.
         spend: takes the seconds that a hook took.
     """
@@ -45,12 +49,16 @@ class Activations:
         layers: Layers,
         meter: Meter,
         emit: Callable[[str, str, Row], None],
+        device: Device,
+        step: Callable[[], int],
         guard: Callable[[Any], Any],
         spend: Callable[[float], None],
     ) -> None:
         self.layers = layers
         self.meter = meter
         self.emit = emit
+        self.device = device
+        self.step = step
         self.spend = spend
         self.owner: int | None = None
         self.stack: list[nn.Module] = []
@@ -133,6 +141,10 @@ class Activations:
         tensor = _first_tensor(output)
         if tensor is None or not self.meter.takes(tensor):
             return
+        if not tensor.is_cpu:
+            if first:
+                self._measure_there(layer, tensor)
+            return
         row = self._row(layer, tensor, first)
         if first:
             self.emit("activation", layer.name, row)
@@ -142,6 +154,17 @@ class Activations:
             tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))  # type: ignore[no-untyped-call]
             if layer.kind == "recurrent" and isinstance(module, nn.RNNBase):
                 self._time_hook(module, layer, args, tensor)
+
+    def _measure_there(self, layer: Layer, tensor: torch.Tensor) -> None:
+        """The same on an accelerator, without waiting for it."""
+        units = None
+        if tensor.dim() >= 2 and tensor.numel():
+            if layer.ages is None and layer.activation in _RELUS:
+                layer.ages = {}
+            units = (layer.unit_axis, layer.ages if layer.activation in _RELUS else None, SILENT_BATCHES)
+        self.device.summary(self.step(), "activation", layer.name, tensor, *_thresholds(layer), units)
+        if tensor.requires_grad and layer.kind in _GRADIENTS:
+            tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))  # type: ignore[no-untyped-call]
 
     def _row(self, layer: Layer, tensor: torch.Tensor, first: bool) -> Row:
         mode, low, high = _thresholds(layer)
@@ -153,7 +176,7 @@ class Activations:
             sums = self.meter.units(tensor.detach(), layer.unit_axis, ROWS)
             if sums is not None:
                 variation = sums.variation()
-                if layer.activation in ("relu", "relu6", "threshold"):
+                if layer.activation in _RELUS:
                     units = len(sums.maximum)
                     if layer.ages is None or layer.ages[0] != units:
                         layer.ages = (units, self.meter.ages(units, SILENT_BATCHES))
@@ -165,6 +188,9 @@ class Activations:
             if not isinstance(tensor, torch.Tensor) or not self.meter.takes(tensor):
                 continue
             tensor = tensor.detach()
+            if not tensor.is_cpu:
+                self.device.summary(self.step(), "input", f"{layer.root}#{index}", tensor, 0, 0.0, math.inf)
+                continue
             count, mean, rms, amax, zeros, _ = self.meter.summary(tensor, 0, 0.0, math.inf)
             spread = constant = NAN
             if tensor.dim() >= 2:
@@ -175,11 +201,15 @@ class Activations:
 
     def _inputs_finite(self, args: Any) -> bool:
         tensors = [t for t in (args if isinstance(args, tuple) else ()) if isinstance(t, torch.Tensor)]
-        return all(math.isfinite(self.meter.summary(t.detach(), 0, -1.0, math.inf)[3]) for t in tensors if self.meter.takes(t))
+        readable = [t.detach() for t in tensors if t.is_cpu and self.meter.takes(t)]
+        return all(math.isfinite(self.meter.summary(t, 0, -1.0, math.inf)[3]) for t in readable)
 
     def _on_gradient(self, layer: Layer, gradient: Any) -> None:
         begin = thread_time()
         if isinstance(gradient, torch.Tensor) and self.meter.takes(gradient):
+            if not gradient.is_cpu:
+                self.device.summary(self.step(), "activation_gradient", layer.name, gradient, 0, 0.0, math.inf)
+                return
             row = self.meter.summary(gradient.detach(), 0, 0.0, math.inf)
             self.emit("activation_gradient", layer.name, (*row[:5], NAN, NAN, NAN))
         self.spend(thread_time() - begin)

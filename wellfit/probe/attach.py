@@ -26,7 +26,7 @@ from wellfit.probe.fence import Fence, say
 from wellfit.probe.locate import location, user_place
 from wellfit.probe.losses import FUNCTIONS
 from wellfit.probe.observer import Observer
-from wellfit.probe.tracebacks import hide_our_frames
+from wellfit.probe.tracebacks import UNCOUNTED, hide_our_frames
 
 _attached: list[Attachment] = []
 _MISSING = object()
@@ -76,7 +76,10 @@ class Attachment:
         """Put `make(original)` in the place of `holder.name`."""
         original = getattr(holder, name)
         own = vars(holder).get(name, _MISSING)
-        wrapper = functools.wraps(original)(make(original))
+        wrapper = make(original)
+        # A warning that torch raises for its caller must name the user's line as ever, so our frame must not count.
+        wrapper.__code__ = wrapper.__code__.replace(co_filename=UNCOUNTED)
+        functools.update_wrapper(wrapper, original)
         setattr(holder, name, wrapper)
 
         def undo() -> None:
@@ -241,6 +244,8 @@ class Attachment:
 
     def _patch_losses(self) -> None:
         observer, called = self.observer, self.fence.guard(self.observer.loss_called)
+        trace = observer.trace
+        paused, resumed = self.fence.guard(trace.pause), self.fence.guard(trace.resume)
         inside = [False]  # torch calls some of these from others, and each again through a function mode
 
         def with_loss(name: str) -> Callable[[Any], Any]:
@@ -249,10 +254,13 @@ class Attachment:
                     if inside[0] or observer.compiled:
                         return original(*args, **kwargs)
                     inside[0] = True
+                    traced = trace.pushed and paused()
                     try:
                         result = original(*args, **kwargs)
                     finally:
                         inside[0] = False
+                    if traced:
+                        resumed(name, args, result)
                     if observer.watching or not result.requires_grad:
                         called(name, args, kwargs, result)
                     return result

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
 from wellfit.probe import graph, nonfinite
+from wellfit.probe.device import sent
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
 from wellfit.probe.optimizers import Held
@@ -19,6 +20,7 @@ from wellfit.probe.trace import Trace
 TRACED = 2  # backward calls of each place whose graph is taken
 
 Event = Callable[..., None]
+LateRow = tuple[int, int, int, int, float]  # type, a, b, step, seconds
 
 
 class Backwards:
@@ -45,7 +47,7 @@ class Backwards:
         self._early: dict[int, list[dict[str, Any]]] = {}
         self._layer_said = False
         self._scaled: tuple[Any, Any] | None = None
-        self._waiting: list[tuple[int, int, int, float, torch.Tensor]] = []
+        self._waiting: list[tuple[LateRow, torch.Tensor, Any]] = []
 
     def site(self, frame: FrameType) -> int:
         """The id of the place that calls backward.
@@ -82,25 +84,36 @@ class Backwards:
         (scaled, original), self._scaled = self._scaled, None
         return original if scaled is loss else loss
 
-    def value(self, loss: Any, site: int, step: int, closure: int, now: float) -> float:
-        """The value of a loss; NaN if it has none, or none yet: one on a device is copied without waiting for it."""
+    def value(self, loss: Any, row: LateRow) -> float | None:
+        """The value of a loss; NaN if it is not one number; None if it is on a device, and `row` will come later."""
         if self._scaled is not None:
             loss = self.unscaled(loss)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex() or loss.is_meta:
             return math.nan
         if loss.is_cpu:
             return float(loss.item())
-        copied = loss.detach().to("cpu", torch.float64, non_blocking=True)
-        self._waiting.append((step, site, closure, now, copied))
-        return math.nan
+        self.later(row, loss)
+        return None
 
-    def arrived(self, before: int) -> list[tuple[int, int, int, float, float]]:
-        """(step, site, closure, time, value) of losses that were copied from a device before a step."""
-        if not self._waiting or self._waiting[0][0] >= before:
-            return []
-        ready = [entry for entry in self._waiting if entry[0] < before]
-        self._waiting = self._waiting[len(ready) :]
-        return [(step, site, closure, now, float(value)) for step, site, closure, now, value in ready]
+    def later(self, row: LateRow, loss: torch.Tensor) -> None:
+        """Have a row written when its loss has come from the device; nothing waits for it."""
+        self._waiting.append((row, *sent(loss.detach())))
+
+    def arrived(self, wait: bool = False) -> Iterator[tuple[LateRow, float]]:
+        """The rows whose loss has arrived; with `wait` all."""
+        while self._waiting:
+            row, host, event = self._waiting[0]
+            if event is not None:
+                if wait:
+                    event.synchronize()
+                elif not event.query():
+                    return
+            del self._waiting[0]
+            value = float(host)
+            if not math.isfinite(value) and not self.said and row[0] == ord("B"):
+                self.said = True
+                self.event("non-finite", where="loss", value="nan" if math.isnan(value) else "inf", inputs_finite=None)
+            yield row, value
 
     def wants_graph(self, site: int) -> bool:
         """Whether this place's graph is still to be taken."""
@@ -124,7 +137,7 @@ class Backwards:
 
     def loss_not_finite(self, loss: Any, site: int, value: float) -> None:
         """A loss is NaN or infinite: find the operation that made it so, while its graph is there."""
-        if self.said or not isinstance(loss, torch.Tensor) or loss.grad_fn is None or loss.numel() != 1:
+        if not isinstance(loss, torch.Tensor) or loss.grad_fn is None or loss.numel() != 1:
             return
         self.said = True
         early = self._early.get(site, [])
@@ -159,6 +172,16 @@ class Backwards:
             "non-finite", where="gradient", value="nan", parameters=bad[:64], parameter=bad[0] if bad else None,
             bad=len(bad), total=len(held.parameters), inputs_finite=True, **named,
         )  # fmt: skip
+
+    def late_not_finite(self, what: str, subject: str) -> None:
+        """Numbers of an accelerator, a step late: a gradient or an activation was not finite."""
+        if self.said or self._layer_said:
+            return
+        self._layer_said = True
+        named = self._suspected(next(iter(self._early.values()), [])) if what == "gradient" else {}
+        where = "gradient" if what == "gradient" else "forward"
+        about = {"parameter": subject} if what == "gradient" else {"layer": subject}
+        self.event("non-finite", where=where, value="nan", inputs_finite=None, **{**named, **about})
 
     def _suspected(self, early: list[dict[str, Any]]) -> dict[str, Any]:
         suspect = nonfinite.suspect(early) or {}

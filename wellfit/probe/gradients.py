@@ -37,7 +37,7 @@ class GradientWatch:
             return
         if gradient._version != self.version:
             self.cleaned = True
-        elif self.checks < VALUE_CHECKS and _is_dense(gradient):
+        elif self.checks < VALUE_CHECKS and _is_readable(gradient):
             self.checks += 1
             if not bool(torch.count_nonzero(gradient.detach())):
                 self.zeros += 1
@@ -77,5 +77,5 @@ class GradientWatch:
         self.kept = self.cleaned = False
 
 
-def _is_dense(gradient: torch.Tensor) -> bool:
-    return gradient.layout == torch.strided and not gradient.is_meta
+def _is_readable(gradient: torch.Tensor) -> bool:
+    return gradient.is_cpu and gradient.layout == torch.strided  # on a device it would have to be waited for

@@ -78,6 +78,8 @@ class Losses:
             return
         self._measured.add(number)
         prediction, target = _given(args, kwargs)
+        if any(isinstance(given, torch.Tensor) and not given.is_cpu for given in (prediction, target)):
+            return  # their extremes could only be had by waiting for the device
         if isinstance(prediction, torch.Tensor) and self.meter.takes(prediction) and prediction.numel():
             self.emit("output", str(number), self._output(prediction.detach()))
         if isinstance(target, torch.Tensor) and target.numel() and target.layout is torch.strided and not target.is_meta:

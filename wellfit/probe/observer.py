@@ -18,6 +18,7 @@ import torch
 from wellfit.probe import process
 from wellfit.probe.activations import Activations
 from wellfit.probe.backwards import Backwards
+from wellfit.probe.device import Device
 from wellfit.probe.evaluation import Evaluations
 from wellfit.probe.fence import Fence
 from wellfit.probe.frames import ROW
@@ -60,13 +61,17 @@ class Observer:
         self.governor = Governor(
             float(options.get("overhead", 0.01)), int(options.get("seed", 1)), int(options.get("every", 0))
         )
-        self.activations = Activations(self.layers, self.meter, self.emit, fence.guard, self._spend)
+        self.device = Device(self._emit_late)
+        self.activations = Activations(
+            self.layers, self.meter, self.emit, self.device, lambda: self.step, fence.guard, self._spend
+        )
         self.trace = Trace(fence, self.activations.current_layer)
         self.backwards = Backwards(self.layers, self.meter, self.trace, declare, self.event)
         self.activations.on_root = self._on_root
         self.activations.on_non_finite = self.backwards.layer_not_finite
         self.optimizers = Optimizers(self.layers, declare, self._hyper_row)
-        self.weights = Weights(self.layers, self.meter, self.emit, declare)
+        self.weights = Weights(self.layers, self.meter, self.emit, self.device, declare)
+        self.device.on_non_finite = self.backwards.late_not_finite
         self.weights.on_non_finite = self.backwards.gradient_not_finite
         self.losses = Losses(self.meter, self.emit, declare)
         self.evaluations = Evaluations(self.layers, declare, fence.guard)
@@ -109,10 +114,12 @@ class Observer:
         loss = tensors if isinstance(tensors, torch.Tensor) else _first(tensors)
         backwards = self.backwards
         site = backwards.site(sys._getframe(2))
-        value = backwards.value(loss, site, self.step, self._in_step, now - self.started)
-        self.writer.rows += _pack(_B, self._in_step, site, self.step, value, now - self.started)
-        if value - value != 0.0 and not backwards.said:
-            backwards.loss_not_finite(loss, site, value)
+        row = (_B, self._in_step, site, self.step, now - self.started)
+        value = backwards.value(loss, row)
+        if value is not None:
+            self.writer.rows += _pack(*row[:4], value, row[4])
+            if value - value != 0.0 and not backwards.said:
+                backwards.loss_not_finite(loss, site, value)
         if self._attentive:
             if self.watching and not self.compiled and backwards.wants_graph(site):
                 backwards.take_graph(loss, site, self.step)
@@ -179,13 +186,14 @@ class Observer:
     def _prepare_step(self, held: Held, optimizer: Any) -> None:
         begin = thread_time()
         self.trace.stop()
-        if self._following:
+        if self._following and held.watches:
+            held.followed += 1
             for watch in held.watches:
                 if watch.at_step():
                     known = self.layers.parameter(watch.parameter)
                     self._count_event(
                         "stale-gradient", f"stale {held.id}", optimizer=held.id, parameter=known and known[0],
-                        confirmed=watch.checks > watch.zeros,
+                        confirmed=watch.checks > watch.zeros, followed=held.followed,
                     )  # fmt: skip
                     break
         if self._watched_update():
@@ -299,10 +307,12 @@ class Observer:
         self._zero_place = None
         if watched:
             self._say_modes()
+        if self.device.busy:
+            self.device.collect()
+            self.device.end_step()
         if step + 1 in DECLARE_AT or (watched and self.activations.dirty):
             self._declare_all()
-        for late in self.backwards.arrived(step - 1):
-            self.writer.row(_B, late[2], late[1], late[0], late[4], late[3])
+        self._write_late()
         self._was_watching = watched
         self._watch(self.governor.wants(step + 1, now))
         next_step = step + 1
@@ -365,6 +375,8 @@ class Observer:
             self._timed += thread_time() - begin
         elif scalar:
             self.writer.row(_E, 0, number, self.step, value, now)
+        elif result.numel() == 1 and not result.is_meta:
+            self.backwards.later((_E, 0, number, self.step, now), result)
 
     def pause(self) -> None:
         """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
@@ -379,9 +391,16 @@ class Observer:
         """`train()` or `eval()` was called on a module by the user."""
         if not training:
             self.pause()
+            self._look_again()
         count = self._counts["mode"] = self._counts.get("mode", 0) + 1
         if count <= 200:
             self.event("mode", root=self.layers.name_of(module), training=training, location=location(cached_place(4)))
+
+    def _look_again(self) -> None:
+        """After an evaluation: see soon in which mode training goes on."""
+        count = self._counts["looked again"] = self._counts.get("looked again", 0) + 1
+        if self.trained and count <= 5:
+            self.governor.next = self._next_slow = self.step + 1
 
     def skipped_step(self, scale: float) -> None:
         """GradScaler left the optimizer's step out."""
@@ -438,6 +457,14 @@ class Observer:
     def _hyper_row(self, optimizer: int, number: int, value: float) -> None:
         self.writer.row(_H, optimizer, number, self.step, value, 0.0)
 
+    def _write_late(self, wait: bool = False) -> None:
+        for (kind, a, b, step, at), value in self.backwards.arrived(wait):
+            self.writer.row(kind, a, b, step, value, at)
+
+    def _emit_late(self, step: int, what: str, subject: str, row: Row) -> None:
+        """Take a row that arrived from an accelerator, after its step."""
+        self._rows.setdefault(step, {})[what, subject] = row
+
     def _write_rows(self, before: int) -> None:
         for step in [s for s in self._rows if s < before]:
             rows = self._rows.pop(step)
@@ -493,9 +520,10 @@ class Observer:
             self._manual_tick()
         self.ended = True
         self._declare_all()
+        self.device.end_step()
+        self.device.collect(wait=True)
         self._write_rows(self.step + 1)
-        for late in self.backwards.arrived(self.step + 1):
-            self.writer.row(_B, late[2], late[1], late[0], late[4], late[3])
+        self._write_late(wait=True)
         self.say_cost()
         self.writer.close()
 

@@ -25,7 +25,7 @@ class Held:
         watches: gradients that are followed to see whether they are cleared.
     """
 
-    __slots__ = ("code", "declared", "hyper", "id", "lrs", "names", "offset", "parameters", "place", "reference", "size",
+    __slots__ = ("code", "declared", "followed", "hyper", "id", "lrs", "names", "offset", "parameters", "place", "reference", "size",
                  "steps", "watches", "zero_code")  # fmt: skip
 
     def __init__(self, optimizer: Any, number: int, place: Place | None) -> None:
@@ -34,6 +34,7 @@ class Held:
         self.place = place
         self.code = self.zero_code = -1
         self.steps = 0
+        self.followed = 0  # of them, those whose gradients were followed
         self.lrs: list[Any] = []
         self.hyper: dict[tuple[int, str], float] = {}
         self.size = -1

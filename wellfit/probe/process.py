@@ -40,6 +40,10 @@ def describe(native: bool) -> dict[str, Any]:
         "type": "process", "rank": _rank(), "world_size": max(1, _number("WORLD_SIZE", 1)), "pid": os.getpid(),
         "argv": list(getattr(sys, "argv", [])), "main_file": os.path.abspath(file) if isinstance(file, str) else None,
         "python": platform.python_version(), "torch": torch.__version__,
-        "device": "cuda" if torch.cuda.is_initialized() else "cpu", "threads": torch.get_num_threads(),
+        "device": _device(), "threads": torch.get_num_threads(),
         "started": time.time(), "native": native, "format": FORMAT,
     }  # fmt: skip
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]

@@ -72,13 +72,14 @@ class Trace(TorchFunctionMode):
             self._cut(name, args)
             return
         first = result[0] if isinstance(result, (tuple, list)) and result else result
-        if not isinstance(first, torch.Tensor):
-            return
-        node = first.grad_fn
-        if node is None or node in self.calls:
-            return
-        shapes = [list(a.shape) for a in args if isinstance(a, torch.Tensor)]
-        self.calls[node] = Call(node, name, cached_place(3), self.layer(), shapes)
+        if isinstance(first, torch.Tensor):
+            self._add(name, args, first, cached_place(3))
+
+    def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None) -> None:
+        node = result.grad_fn
+        if node is not None and node not in self.calls:
+            shapes = [list(a.shape) for a in args if isinstance(a, torch.Tensor)]
+            self.calls[node] = Call(node, name, place, self.layer(), shapes)
 
     def _cut(self, name: str, args: Any) -> None:
         source = args[0] if args else None
@@ -103,6 +104,19 @@ class Trace(TorchFunctionMode):
             self._count = 0
             self.pushed = True
             _push_mode(self)  # type: ignore[no-untyped-call]
+
+    def pause(self) -> bool:
+        """Stop for one call that is to run as without us (it may warn, and name its caller); True if we had been on."""
+        was = self.pushed
+        self.stop()
+        return was and not self.pushed
+
+    def resume(self, function: str, args: Any, result: Any) -> None:
+        """Go on after `pause`, and log the call that was made meanwhile."""
+        if isinstance(result, torch.Tensor) and result.requires_grad:
+            self.pushed = True
+            _push_mode(self)  # type: ignore[no-untyped-call]
+            self._add(function, args, result, cached_place(4))
 
     def stop(self) -> None:
         """Stop logging; if the user's own mode lies above ours, it stays, inert in effect, until it can be popped."""

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+# The warnings module leaves out frames of a file of such a name when it counts up to the caller (its own words: "frames
+# that are internal to the import system"), in all supported versions of Python.
+UNCOUNTED = "<frozen importlib._bootstrap> of wellfit"
+
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -19,7 +23,8 @@ def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
         links.append(trace)
         trace = trace.tb_next
     for link in reversed(links):
-        if not link.tb_frame.f_code.co_filename.startswith(_OURS):
+        file = link.tb_frame.f_code.co_filename
+        if file != UNCOUNTED and not file.startswith(_OURS):
             link.tb_next = kept
             kept = link
     return kept

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from wellfit.probe.device import Device
 from wellfit.probe.layers import Layers
 from wellfit.probe.locate import Place, location
 from wellfit.probe.optimizers import Held
@@ -23,15 +24,22 @@ class Weights:
         layers: gives the names of parameters.
         meter: computes statistics.
         emit: takes (what, subject, row).
+        device: answers for tensors on an accelerator.
         declare: writes a declaration.
     """
 
     def __init__(
-        self, layers: Layers, meter: Meter, emit: Callable[[str, str, Row], None], declare: Callable[[dict[str, Any]], None]
+        self,
+        layers: Layers,
+        meter: Meter,
+        emit: Callable[[str, str, Row], None],
+        device: Device,
+        declare: Callable[[dict[str, Any]], None],
     ) -> None:
         self.layers = layers
         self.meter = meter
         self.emit = emit
+        self.device = device
         self.declare = declare
         self.initial: dict[str, dict[str, float]] = {}
         self.on_non_finite: Callable[[Held], None] | None = None
@@ -43,6 +51,10 @@ class Weights:
         chosen = self._chosen(held)
         with_gradient = [(p, g, n) for p, n in chosen if (g := _gradient(p)) is not None and self.meter.takes(p)]
         self.no_gradient(held, step)
+        there = [(p, g, n) for p, g, n in with_gradient if not p.is_cpu and self.meter.takes(g)]
+        if there:
+            self.device.before_step(step, *zip(*there, strict=True))
+        with_gradient = [entry for entry in with_gradient if entry[0].is_cpu]
         if not with_gradient:
             self._taken = None
             return
@@ -70,6 +82,7 @@ class Weights:
 
     def after(self) -> None:
         """Just after the step: what it changed."""
+        self.device.after_step()
         if self._taken is None:
             return
         parameters, gradients, names, snapshot = self._taken
@@ -110,7 +123,7 @@ class Weights:
             parameter = reference()
             if parameter is None or isinstance(parameter, torch.nn.parameter.UninitializedParameter):
                 continue
-            if name not in self.initial and self.meter.takes(parameter) and parameter.device.type == "cpu":
+            if name not in self.initial and parameter.is_cpu and self.meter.takes(parameter):
                 self._remember_initial(name, self.meter.summary(parameter.detach(), 0, 0.0, math.inf))
             self._declare_parameter(parameter, name, layer, holder.get(id(parameter)), places.get(layer))
 

@@ -10,12 +10,19 @@ from wellfit.record.fields import Malformed
 _FIELDS: dict[str, dict[str, Any]] = {
     "mode": {"root": "", "training": True, "location": None},
     "forward-mode": {"training_layers": [], "eval_layers": []},
-    "evaluation": {"root": "", "training": True, "functional_dropout": [], "batch": None},
+    "evaluation": {
+        "root": "",
+        "training": True,
+        "location": None,
+        "functional_dropout": [],
+        "training_layers": [],
+        "eval_layers": [],
+        "batch": None,
+    },
     "epoch": {"loader": None, "count": 0},
-    "stale-gradient": {"optimizer": None, "parameter": "", "confirmed": False, "count": 0},
+    "stale-gradient": {"optimizer": None, "parameter": "", "confirmed": False, "count": 0, "followed": 0},
     "gradient-cleared": {"optimizer": None, "count": 0, "location": None},
-    "no-gradient": {"optimizer": None, "parameters": [], "total": 0},
-    "unchanged": {"parameters": []},
+    "no-gradient": {"optimizer": None, "parameters": [], "count": 0, "total": 0},
     "non-finite": {
         "where": "",
         "layer": None,
@@ -27,7 +34,6 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "inputs_finite": None,
     },
     "scaler": {"scale": None, "count": 0},
-    "skipped-step": {},
     "exception": {"class": "", "message": "", "location": None},
     "switched-off": {"error": ""},
 }

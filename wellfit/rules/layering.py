@@ -1,15 +1,28 @@
-"""How layers lie between the input and the loss: heads, gates, and the chain of weights that a gradient runs through."""
+"""How layers lie between the input and the loss: heads, gates, and the chain of weights that a gradient runs along."""
 
 from __future__ import annotations
 
 from collections import deque
+
+import numpy as np
 
 from wellfit.finding import Location
 from wellfit.record import Graph, Layer, Node, Record
 
 _WEIGHTED = ("linear", "recurrent", "attention", "embedding")
 _SQUASH = {"sigmoid": "SigmoidBackward", "tanh": "TanhBackward"}
-_MERELY_SHAPE = ("View", "Reshape", "Transpose", "Permute", "Unsqueeze", "Squeeze", "Expand", "Slice", "Select", "Clone")
+_MERELY_SHAPE = (
+    "View",
+    "Reshape",
+    "Transpose",
+    "Permute",
+    "Unsqueeze",
+    "Squeeze",
+    "Expand",
+    "Slice",
+    "Select",
+    "Clone",
+)
 
 
 def outermost(record: Record) -> set[str]:
@@ -91,6 +104,15 @@ def activation_place(record: Record, layer: Layer) -> Location | None:
     modules = [m for m in record.layers.values() if m.kind == "activation" and m.activation == layer.activation]
     after = [m for m in modules if m.order > layer.order]
     return (after or modules or [layer])[0].location
+
+
+def answers_alike(record: Record, limit: float) -> bool:
+    """Whether a model's last predictions hardly depend on the sample: their batch variation is below `limit`."""
+    for subject in record.subjects("output"):
+        variation = record.series("output", subject).a[-5:]
+        if len(variation) and float(np.max(np.nan_to_num(variation, nan=1.0))) < limit:
+            return True
+    return False
 
 
 def first_backward(record: Record, site: int | None = None) -> Location | None:

@@ -22,12 +22,14 @@ def optimizer_steps(record: Record, optimizer: int) -> int:
 def patterns_by_count(record: Record) -> list[tuple[tuple[str, ...], int]]:
     """Each pattern and the number of steps that had it, the most frequent first."""
     ids, counts = np.unique(record.steps["b"], return_counts=True)
-    found = [(record.patterns[int(id)], int(n)) for id, n in zip(ids, counts, strict=True) if int(id) in record.patterns]
+    found = [
+        (record.patterns[int(id)], int(n)) for id, n in zip(ids, counts, strict=True) if int(id) in record.patterns
+    ]
     return sorted(found, key=lambda pair: -pair[1])
 
 
 def site_of(record: Record, optimizer: int) -> int | None:
-    """The backward site that trains an optimizer's parameters; the one that reaches the fewest others, None if unknown."""
+    """The backward site that trains an optimizer's parameters (reaching the fewest others); None if unknown."""
     sites = record.loss_sites()
     if len(sites) <= 1 or len(record.optimizers) <= 1:
         return sites[0] if sites else None

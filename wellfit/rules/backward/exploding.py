@@ -20,9 +20,9 @@ class Exploding(Rule):
 
     What it checks
         In a run that is not doing its job: (1) rms(dL/d output) of the first linear layer over the last above
-        `first_to_last` in most samples; (2) the gradient back in time of a recurrent layer, first eighth over last, above
-        `back_in_time`; (3) the gradient's norm above `growth` times its first values while the loss diverges; (4) the
-        norm above `spike` times its running median in `spikes` of 20 samples after the warm-up.
+        `first_to_last` in most samples; (2) the gradient back in time of a recurrent layer, first eighth over last,
+        above `back_in_time`; (3) the gradient's norm above `growth` times its first values while the loss diverges;
+        (4) the norm above `spike` times its running median in `spikes` of 20 samples after the warm-up.
 
     Why it hurts
         Early layers, or early moments, take steps that are far too long and throw away what was learned; in the end the
@@ -49,8 +49,8 @@ class Exploding(Rule):
     summary = "the gradient grows on its way back or from step to step"
     reads = ("activation_gradient.rms", "gradient.rms", "time_profile", "loss")
     consequences = (
-        "diverged", "spike", "grad-spike", "non-finite-forward", "non-finite-grad", "oscillation", "plateau", "underfit",
-        "output-collapse", "activation-growth",
+        "diverged", "spike", "grad-spike", "non-finite-forward", "non-finite-grad", "oscillation", "plateau",
+        "underfit", "output-collapse", "activation-growth",
     )  # fmt: skip
     fixes = (
         Fix("Clip the norm of the gradient", override="clip", safe=True),
@@ -73,12 +73,13 @@ class Exploding(Rule):
         x = torch.randn(32, 64, 4)
         y = x[:, 0, 0]
         lift = nn.Linear(4, 16)
-        memory = nn.RNN(16, 16, nonlinearity="relu", batch_first=True)
-        nn.init.eye_(memory.weight_hh_l0)
-        memory.weight_hh_l0.data.mul_(1.15)
+        memory = nn.RNN(16, 16, batch_first=True)
+        for name, weight in memory.named_parameters():
+            if name == "weight_hh_l0":
+                nn.init.orthogonal_(weight, gain=4.0)
         head = nn.Linear(16, 1)
         parameters = [*lift.parameters(), *memory.parameters(), *head.parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=1e-9)
+        optimizer = torch.optim.Adam(parameters, lr=1e-3)
         for _ in range(40):
             states, _ = memory(lift(x))
             loss = nn.functional.mse_loss(head(states[:, -1]).squeeze(1), y)
@@ -110,7 +111,7 @@ class Exploding(Rule):
         how = condition(record)
         if not how.ill:
             return
-        finding = self._in_steps(record, how) or self._in_depth(record, how) or self._in_time(record, how)
+        finding = self._in_steps(record, how) or self._in_time(record, how) or self._in_depth(record, how)
         if finding is not None:
             yield finding
 
@@ -128,7 +129,7 @@ class Exploding(Rule):
             what = f"the gradient explodes: its norm grew {grown:.0e}-fold up to step {int(steps[-1])}"
         elif spikes >= self.spikes:
             at = int(steps[-1])
-            what = f"the gradient explodes again and again: in {spikes} of 20 samples its norm was over {self.spike:g} times its median"
+            what = f"the gradient explodes in {spikes} of 20 samples: its norm is over {self.spike:g} times its median"
         else:
             return None
         return self.finding(
@@ -173,8 +174,9 @@ class Exploding(Rule):
             if len(ratio) < 5 or layer is None or not float(np.median(ratio)) > self.back_in_time:
                 continue
             return self.finding(
-                f"the gradient grows back in time in `{name}`: at the first moments it is {float(np.median(ratio)):.3g} times "
-                "what it is at the last; clip the gradient, or use LSTM or GRU with orthogonal weights",
+                f"the gradient grows back in time in `{name}`: at the first moments it is "
+                f"{float(np.median(ratio)):.3g} times what it is at the last; clip the gradient, or use LSTM or GRU "
+                "with orthogonal weights",
                 severity="error",
                 step=int(series.step[0]),
                 layer=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, location_of
@@ -94,8 +95,9 @@ class ExtraZero(Rule):
             if event["count"] < self.fewest or 2 * event["count"] < self.share * steps:
                 continue
             yield self._said(
-                f"zero_grad is called after backward and before the step, in {_at_least(event['count'], steps)} of {steps} "
-                "steps: the optimizer steps on nothing and the model does not learn; move it before backward",
+                "zero_grad is called after backward and before the step, in "
+                f"{_at_least(event['count'], steps)} of {steps} steps: the optimizer steps on nothing and the model "
+                "does not learn; move it before backward",
                 next(e["step"] for e in record.events("gradient-cleared") if e["optimizer"] == id),
                 location_of(event.get("location")) or first_backward(record, site_of(record, id)),
                 event["count"],
@@ -115,14 +117,14 @@ class ExtraZero(Rule):
             if lost:
                 thrown += count
                 parts.append(lost + 1)
-        steps = int(len(record.steps))
+        steps = len(record.steps)
         if thrown < self.fewest or thrown < self.share * steps:
             return
         most = max(parts)
         yield self._said(
-            f"zero_grad is called before each of {most}{' or more' if most >= 50 else ''} backward calls of one step, in "
-            f"{thrown} of {steps} steps: only the last micro-batch counts, the others are thrown away; call zero_grad once "
-            "for each step, right after it",
+            f"zero_grad is called before each of {most}{' or more' if most >= 50 else ''} backward calls of one step, "
+            f"in {thrown} of {steps} steps: only the last micro-batch counts, the others are thrown away; call "
+            "zero_grad once for each step, right after it",
             self.fewest - 1,
             first_backward(record),
             thrown,
@@ -147,11 +149,11 @@ def _at_least(count: int, steps: int) -> str:
 
 
 def _thrown_away(events: tuple[str, ...]) -> int:
-    """How many backward calls of a step are cleared by a zero_grad before another backward; 0 unless all but the last."""
+    """How many backward calls of a step a zero_grad clears before another backward; 0 unless all but the last."""
     calls = [event for event in events if event == "backward" or event.startswith("zero_grad")]
     backwards = [place for place, event in enumerate(calls) if event == "backward"]
     ends = any(event.startswith("step") for event in events) or len(events) >= _LONG
     if len(backwards) < 2 or not ends:
         return 0
-    between = [calls[here + 1 : there] for here, there in zip(backwards, backwards[1:], strict=False)]
+    between = [calls[here + 1 : there] for here, there in pairwise(backwards)]
     return len(between) if all(between) else 0

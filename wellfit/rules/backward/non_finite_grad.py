@@ -37,8 +37,8 @@ class NonFiniteGrad(Rule):
         The optimizer writes the NaN into the weights, and every later step is lost.
 
     Cure
-        Keep the operation away from the point where its derivative is infinite: `sqrt(x + eps)`. Skip such steps if they
-        are rare.
+        Keep the operation away from the point where its derivative is infinite: `sqrt(x + eps)`. Skip such steps
+        if they are rare.
 
     Fix safety
         Skipping a step whose gradient is not finite changes nothing else.
@@ -55,13 +55,23 @@ class NonFiniteGrad(Rule):
     family = "backward"
     summary = "gradients became NaN or infinite though the loss was finite"
     reads = ("event.non-finite", "gradient.amax", "parameter.amax", "loss")
-    consequences = ("non-finite-forward", "diverged", "plateau", "spike", "underfit", "never-updated", "zero-grad-param")
+    consequences = (
+        "non-finite-forward",
+        "diverged",
+        "plateau",
+        "spike",
+        "underfit",
+        "never-updated",
+        "zero-grad-param",
+    )
     fixes = (
         Fix("Skip steps whose gradient is not finite", override="skip-non-finite", safe=True),
         Fix("Add a small number under the root or to the divisor"),
     )
 
-    grown: float = 100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
+    grown: float = (
+        100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
+    )
 
     @staticmethod
     def sick() -> None:
@@ -113,16 +123,17 @@ class NonFiniteGrad(Rule):
         before = curve.value[(curve.step <= step) & np.isfinite(curve.value)]
         growth = float(np.abs(before[-5:]).max() / max(float(np.abs(before[:3]).min()), 1e-12)) if len(before) else 1.0
         if growth > self.grown:
-            cure = f"the loss had grown {growth:.0e}-fold before: the run diverged; lower the learning rate or clip gradients"
+            cure = f"the loss had grown {growth:.0e}-fold before: lower the learning rate or clip gradients"
         elif function:
-            cure = f"suspect `{function}`: {_CURES.get(str(function).strip('_').lower(), 'keep its input inside its domain')}"
+            known = _CURES.get(str(function).strip("_").lower(), "keep its input inside its domain")
+            cure = f"suspect `{function}`: {known}"
         else:
             cure = "look for a root, a norm or a division that meets 0, or clip gradients"
         what = f"the gradient of `{parameter}`" if event["where"] != "parameter" else f"the weight `{parameter}`"
         how_many = f" ({event['bad']} of {event['total']} parameters)" if isinstance(event.get("bad"), int) else ""
         yield self.finding(
-            f"{what}{how_many} became {event['value'] or 'nan'} at step {step} although the loss was finite, and a step writes "
-            f"it into the weights; {cure}",
+            f"{what}{how_many} became {event['value'] or 'nan'} at step {step} although the loss was finite, and a "
+            f"step writes it into the weights; {cure}",
             severity="error" if self._lost(record, step) else "note",
             step=step,
             layer=event["layer"] or (record.parameters[parameter].layer if parameter in record.parameters else None),
@@ -148,7 +159,14 @@ class NonFiniteGrad(Rule):
                 worst = int(bad[0]), name
         if worst is None:
             return None
-        return {"step": worst[0], "parameter": worst[1], "where": "gradient", "function": None, "layer": None, "value": "nan"}
+        return {
+            "step": worst[0],
+            "parameter": worst[1],
+            "where": "gradient",
+            "function": None,
+            "layer": None,
+            "value": "nan",
+        }
 
     def _lost(self, record: Record, step: int) -> bool:
         """Whether the loss, or a weight, is not finite from there on."""

@@ -88,19 +88,20 @@ class StaleGrad(Rule):
         for id, event in last.items():
             events = [e for e in record.events("stale-gradient") if e["optimizer"] == id]
             steps = optimizer_steps(record, id)
+            followed = event["followed"] or steps
             # One event may be counted for each parameter that is followed; written are 1 .. 5 and then the doublings.
             stale = len({e["step"] for e in events})
             until = steps * (event["step"] + 1) / max(record.step_count, 1)
             if not any(e["confirmed"] for e in events) or event["count"] < self.fewest or stale < 2:
                 continue
-            if 2 * event["count"] < self.share * steps or until < self.share / 2 * steps:
+            if 2 * event["count"] < self.share * followed or until < self.share / 2 * steps:
                 continue
             optimizer = record.optimizers.get(id)
             which = f"of optimizer {id} ({optimizer.class_name}) " if optimizer and len(record.optimizers) > 1 else ""
             yield self.finding(
                 f"the gradients {which}are never cleared: each step uses the sum of all gradients before it, as "
-                f"`{event['parameter'] or 'its first parameter'}` shows since step {events[0]['step']}; call zero_grad() "
-                "before this backward",
+                f"`{event['parameter'] or 'its first parameter'}` shows since step {events[0]['step']}; call "
+                "zero_grad() before this backward",
                 severity="error",
                 step=events[0]["step"],
                 layer=event["parameter"] or None,

@@ -17,14 +17,14 @@ class ZeroGradParam(Rule):
 
     What it checks
         Layers with trainable parameters that an optimizer holds: the largest absolute gradient was 0 in the last
-        `samples` sampled steps for all of them, or they had no gradient at all. It is an error when the run is not doing
-        its job, else a note.
+        `samples` sampled steps for all of them, or they had no gradient at all. It is an error when the run is not
+        doing its job, else a note.
 
     Why it hurts
         A parameter without gradient does not learn.
 
     Cure
-        Find what stops the gradient: dead units, a cut in the graph, a loss that is constant, a result that is not used.
+        Find what stops the gradient: dead units, a cut in the graph, a constant loss, a result that is not used.
 
     Fix safety
         Nothing is changed by itself.
@@ -84,18 +84,25 @@ class ZeroGradParam(Rule):
         if record.step_count < self.samples:
             return
         missing = self._without(record)
-        layers = [layer for layer in record.layers.values() if layer.order >= 0 and self._is_zero(record, layer, missing)]
+        layers = [
+            layer for layer in record.layers.values() if layer.order >= 0 and self._is_zero(record, layer, missing)
+        ]
         how = condition(record)
-        if not layers or how.verdict == "non-finite" or how.well and not abs(how.end) > 1e-6 * max(abs(how.start), 1e-12):
+        if (
+            not layers
+            or how.verdict == "non-finite"
+            or (how.well and not abs(how.end) > 1e-6 * max(abs(how.start), 1e-12))
+        ):
             return
         layer = layers[0]
         # A result that no loss uses is no illness by itself.
         unused = all(name in missing for each in layers for name in each.parameters)
         held = sum(1 for each in record.layers.values() if each.parameters and each.order >= 0)
         yield self.finding(
-            f"`{layer.name}` cannot learn: the gradient of its parameters was {'missing' if unused else 'exactly 0'} in "
-            f"{self.samples} sampled steps although it ran ({len(layers)} of {held} layers with parameters); look for a cut "
-            "in the graph, dead units, or a loss that does not depend on it",
+            f"`{layer.name}` cannot learn: the gradient of its parameters was "
+            f"{'missing' if unused else 'exactly 0'} in {self.samples} sampled steps "
+            f"although it ran ({len(layers)} of {held} layers with "
+            "parameters); look for a cut in the graph, dead units, or a constant loss",
             severity="error" if how.ill and (not unused or len(layers) == held) else "note",
             step=self._since(record, layer),
             layer=layer.name,

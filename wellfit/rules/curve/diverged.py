@@ -110,21 +110,29 @@ class Diverged(Rule):
             return
         gap = max((self.times - 1) * abs(state.best), self.widths * state.noise)
         high = value[-self.steps :]
-        if np.median(high) > state.best + gap and np.mean(high > state.best + gap / 2) > 0.9 and state.end > state.start:
+        if (
+            np.median(high) > state.best + gap
+            and np.mean(high > state.best + gap / 2) > 0.9
+            and state.end > state.start
+        ):
             began = int(step[np.flatnonzero(value <= state.best + gap)[-1]]) if np.any(value <= state.best + gap) else 0
             yield self._told(record, state.best, state.end, began)
             return
         risen = rise(curve)
         if risen is None or not risen.early or not record.finished or risen.best <= 0:
             return
-        if risen.late > (1 + self.share) * risen.best and risen.widths > self.errors and risen.late > self.level * risen.first:
+        if (
+            risen.late > (1 + self.share) * risen.best
+            and risen.widths > self.errors
+            and risen.late > self.level * risen.first
+        ):
             yield self._told(record, risen.best, risen.late, risen.step)
 
     def _told(self, record: Record, best: float, end: float, step: int) -> Finding:
         return self.finding(
-            f"the training loss rose from {best:.4g} at its best to {end:.4g} and stays there since about step {step}, so "
-            "what was learned is lost again; lower the learning rate or clip the gradient norm, and see whether the data "
-            "change during training",
+            f"the training loss rose from {best:.4g} at its best to {end:.4g} and stays there since about step {step}, "
+            "so what was learned is lost again; lower the learning rate or clip the gradient norm, and see whether the "
+            "data change during training",
             severity="error", step=step, location=_optimizer_line(record),
             evidence={"best": best, "end": end, "times": self.times, "share": self.share},
             sure=record.finished or end > 4 * best,

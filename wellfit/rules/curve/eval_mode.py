@@ -53,8 +53,9 @@ class EvalMode(Rule):
     summary = "training in eval mode, or evaluation in train mode"
     reads = ("loss",)
     consequences = (
-        "overfit", "plateau", "bn-gap", "bn-mode", "lr-high", "diverged", "exploding", "grad-spike", "activation-growth",
-        "dead-units", "saturated", "output-collapse", "non-finite-forward", "non-finite-grad", "init-gain",
+        "overfit", "plateau", "bn-gap", "bn-mode", "lr-high", "diverged", "exploding", "grad-spike",
+        "activation-growth", "dead-units", "saturated", "output-collapse", "non-finite-forward", "non-finite-grad",
+        "init-gain",
     )  # fmt: skip
     fixes = (
         Fix("Call model.train() before training and model.eval() before evaluation", safe=True),
@@ -119,14 +120,14 @@ class EvalMode(Rule):
         sensitive = {layer.name for layer in _with_mode(list(layers), layers) if _is_trained(layer, trained)}
         if not sensitive:
             return
-        spans = _met_in_forward(record, sensitive) or _left_in_eval(record, layers, sensitive)
+        spans = _met_in_forward(record, layers, sensitive) or _left_in_eval(record, layers, sensitive)
         length = sum(span.end - span.start for span in spans)
         if length < self.fewest_steps:
             return
         span = max(spans, key=lambda one: one.end - one.start)
         off = [layers[name] for name in span.off]
         eval_call = _last_mode(record, layers, span.start, training=False)
-        from_start = min(one.start for one in spans) == 0
+        from_start = min(one.start for one in spans) <= 1  # an event may be written when its step is done
         train_call = None if from_start else _last_mode(record, layers, span.start, training=True)
         evidence = {"steps": length, "from_step": span.start, "layers": list(span.off[:20]),
                     "fewest_steps": self.fewest_steps}  # fmt: skip
@@ -210,8 +211,11 @@ class _Span:
     on: tuple[str, ...]
 
 
-def _met_in_forward(record: Record, sensitive: set[str]) -> list[_Span]:
-    """What the forward passes of watched training steps showed."""
+def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:
+    """What the forward passes of watched training steps showed.
+
+    One watched step will do where the whole model was put in eval mode before it.
+    """
     states = record.events("forward-mode")
     watched = record.watched_steps
     spans = []
@@ -219,7 +223,8 @@ def _met_in_forward(record: Record, sensitive: set[str]) -> list[_Span]:
         end = states[place + 1]["step"] if place + 1 < len(states) else record.step_count
         off = tuple(name for name in state["eval_layers"] if name in sensitive)
         on = tuple(name for name in state["training_layers"] if name in sensitive)
-        if off and np.sum((watched >= state["step"]) & (watched < end)) >= WATCHED:
+        called = not on and _last_mode(record, layers, state["step"], training=False) is not None
+        if off and np.sum((watched >= state["step"] - 1) & (watched < end)) >= (1 if called else WATCHED):
             spans.append(_Span(state["step"], end, off, on))
     return spans
 
@@ -249,7 +254,7 @@ def _seen_training(record: Record, states: list[dict[str, Any]], start: int, end
     """Whether a watched step among these had one of the layers in train mode after all."""
     for step in record.watched_steps:
         if start <= step < end:
-            state = next((state for state in reversed(states) if state["step"] <= step), None)
+            state = next((state for state in reversed(states) if state["step"] <= step + 1), None)
             if state is not None and names & set(state["training_layers"]):
                 return True
     return False

@@ -19,8 +19,8 @@ class Overfit(Rule):
     What it checks
     The mean of each loss that is computed without gradient, pass by pass. Ill is one whose last `passes` passes (or
     `passes_large`, where it rose to `large` times its best) all lie `margin` above its best, that rises from the best
-    on with a slope of more than `errors` standard errors, and ends at `grave` times its best or more, while the training
-    loss fell on. A smaller rise is noted.
+    on with a slope of more than `errors` standard errors, and ends at `grave` times its best or more, while the
+    training loss fell on. A smaller rise is noted.
 
     Why it hurts
     After its best pass the model gets better only at what it has seen, and ever more sure of its mistakes.
@@ -132,9 +132,9 @@ class Overfit(Rule):
         about = record.losses.get(loss)
         where, named = _where(record, about.location if about else None)
         return self.finding(
-            f"the evaluation loss rose from {best:.4g} (pass {place + 1} of {len(value)}) to {end:.4g} while the training "
-            f"loss fell on, so the model learns its training data by heart; stop at the best pass, or add dropout or weight "
-            f"decay{f' (`{named}` holds most of the parameters)' if named else ''}",
+            f"the evaluation loss rose from {best:.4g} (pass {place + 1} of {len(value)}) to {end:.4g} while the "
+            "training loss fell on, so the model learns its training data by heart; stop at the best pass, or add "
+            f"dropout or weight decay{f' (`{named}` holds most of the parameters)' if named else ''}",
             severity="error" if grave else "note", step=int(step[place]), layer=named, location=where,
             evidence={"best": best, "end": end, "best_pass": place + 1, "passes": len(value), "margin": self.margin,
                       "grave": self.grave},

@@ -25,16 +25,16 @@ class Plateau(Rule):
     The run takes time and teaches the model nothing.
 
     Cure
-    This is a symptom: any other finding of the run is the better lead. Without one: overfit a single batch first; if the
-    loss does not go to zero on it, the wiring of model, loss and targets is wrong; if it does, look at whether inputs and
-    targets belong together, and whether the model can express the task.
+    This is a symptom: any other finding of the run is the better lead. Without one: overfit a single batch first; if
+    the loss does not go to zero on it, the wiring of model, loss and targets is wrong; if it does, look at whether
+    inputs and targets belong together, and whether the model can express the task.
 
     Fix safety
     Overfitting one batch is an experiment and changes nothing.
 
     When it is wrong
-    A model that was trained before may have nothing left to learn; losses of reinforcement and contrastive learning need
-    not fall. Losses that PyTorch does not name are noted only, unless they are exactly constant.
+    A model that was trained before may have nothing left to learn; losses of reinforcement and contrastive learning
+    need not fall. Losses that PyTorch does not name are noted only, unless they are exactly constant.
 
     References
     Karpathy 2019, "A Recipe for Training Neural Networks"; Zhang et al. 2021, "AutoTrainer".
@@ -102,8 +102,9 @@ class Plateau(Rule):
         place = record.backward_sites[site].location if site in record.backward_sites else None
         loss = training_loss(record)
         yield self.finding(
-            f"the training loss is flat: {state.start:.4g} at the start, {state.end:.4g} after {state.steps} steps{at}, so "
-            "nothing is learned; overfit a single batch to see whether model, loss and targets are wired as they should be",
+            f"the training loss is flat: {state.start:.4g} at the start, {state.end:.4g} after {state.steps} "
+            f"steps{at}, so nothing is learned; overfit a single batch to see whether model, loss and targets are "
+            "wired as they should be",
             severity="error" if known or constant else "note", step=state.steps - 1,
             location=(loss.location if loss else None) or place,
             evidence={"start": state.start, "end": state.end, "chance": state.chance, "near_chance": self.near_chance,

@@ -10,7 +10,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
-from wellfit.rules.layering import activation_place, outermost
+from wellfit.rules.layering import activation_place, answers_alike, outermost
 
 _RELU = ("relu", "relu6", "threshold")
 
@@ -102,7 +102,7 @@ class DeadUnits(Rule):
             return
         layer, series, share = next((d for d in sick if d[2] >= 1), sick[0])
         how = condition(record)
-        cut = share >= 1 and self._answers_alike(record)
+        cut = share >= 1 and answers_alike(record, self.same_answer)
         known = len(_ages(series)) >= self.sustained or record.finished
         units = f"{share:.0%}" + (f" of its {count} units" if (count := _units(layer)) else " of its units")
         others = f" ({len(sick)} of {len(layers)} such layers)" if len(sick) > 1 else ""
@@ -127,14 +127,6 @@ class DeadUnits(Rule):
         """The lowest share of silent units over the last samples; 0 before 20 batches were seen."""
         ages = _ages(series)
         return float(ages[-self.sustained :].min()) if len(ages) else 0.0
-
-    def _answers_alike(self, record: Record) -> bool:
-        """Whether the model's last outputs hardly depend on the sample."""
-        for subject in record.subjects("output"):
-            variation = record.series("output", subject).a[-5:]
-            if len(variation) and np.nanmax(np.nan_to_num(variation, nan=1.0)) < self.same_answer:
-                return True
-        return False
 
 
 def _ages(series: Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -102,23 +102,28 @@ class Detached(Rule):
         if not layers:
             return
         names = {layer.name for layer in layers}
-        cut = _nearest_cut(record, names)
-        learning = [l.order for l in record.layers.values() if l.order >= 0 and reached & set(l.parameters)]
+        cut = _nearest_cut(record, names, reached)
+        learning = [each.order for each in record.layers.values() if each.order >= 0 and reached & set(each.parameters)]
         in_front = bool(learning) and max(layer.order for layer in layers) < min(learning)
-        if cut is None and not in_front:
+        before = bool(learning) and layers[0].order < max(learning)
+        if not before or (cut is None and not in_front):
             return  # a branch whose result no loss uses: not a cut
         count = sum(len(layer.parameters) for layer in layers)
         how = condition(record)
         what = f"`{cut.function}` cuts the graph after it" if cut else "nothing leads back to it from the loss"
         others = f" and {len(layers) - 1} more layers get" if len(layers) > 1 else " gets"
         yield self.finding(
-            f"`{layers[0].name}`{others} no gradient: {what}, so {count} parameters that an optimizer holds stay at their "
-            "random start; take the cut out, or leave them out of the optimizer if they are meant to be frozen",
+            f"`{layers[0].name}`{others} no gradient: {what}, so {count} parameters that an optimizer holds stay at "
+            "their random start; take the cut out, or leave them out of the optimizer if they are meant to be frozen",
             severity="error" if cut is not None or how.ill else "note",
             step=self.patience,
             layer=layers[0].name,
             location=cut.location if cut else layers[-1].location,
-            evidence={"parameters": count, "layers": [layer.name for layer in layers[:20]], "function": cut.function if cut else ""},
+            evidence={
+                "parameters": count,
+                "layers": [layer.name for layer in layers[:20]],
+                "function": cut.function if cut else "",
+            },
         )
 
     def _is_cut_off(self, record: Record, layer: Layer, missing: set[str], reached: set[str]) -> bool:
@@ -140,11 +145,13 @@ def _without_gradient(record: Record) -> set[str]:
     return {name for name in names if not len(record.series("gradient", name))}
 
 
-def _nearest_cut(record: Record, unreached: set[str]) -> Cut | None:
+def _nearest_cut(record: Record, unreached: set[str], reached: set[str]) -> Cut | None:
     """The call that most likely cut these layers off: the last one that took their result."""
     lines = _Lines()
     every = [cut for graph in record.graphs[:4] for cut in graph.cuts if cut.location]
-    cuts = [cut for cut in every if lines.say(cut)]
+    # A result of a layer that learns may be detached for other ends: a baseline, an accuracy.
+    learning = {each.name for each in record.layers.values() if reached & set(each.parameters)}
+    cuts = [cut for cut in every if lines.say(cut) and cut.layer not in learning]
     through = [cut for cut in cuts if cut.function not in ("detach", "detach_")]
     within = [cut for cut in cuts if cut.layer in unreached or _holds_only(record, cut.layer, unreached)]
     return next((some[-1] for some in (within, through) if some), cuts[0] if cuts else None)
@@ -154,7 +161,7 @@ def _holds_only(record: Record, container: str | None, unreached: set[str]) -> b
     """Whether all layers with parameters inside a container are cut off."""
     if container is None:
         return False
-    inside = [l.name for l in record.layers.values() if l.parameters and l.name.startswith(container + ".")]
+    inside = [each.name for each in record.layers.values() if each.parameters and each.name.startswith(container + ".")]
     return bool(inside) and all(name in unreached for name in inside)
 
 

@@ -62,7 +62,9 @@ class NonFiniteForward(Rule):
         Fix("Clamp the input of the operation that is named"),
     )
 
-    grown: float = 100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
+    grown: float = (
+        100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
+    )
 
     @staticmethod
     def sick() -> None:
@@ -111,18 +113,22 @@ class NonFiniteForward(Rule):
         event = next((e for e in same_step if e["inputs_finite"]), same_step[0] if same_step else first)
         function, layer = event["function"] or "an operation", event["layer"]
         inside = f" in layer `{layer}`" if layer else ""
-        given = "though its inputs were finite" if event["inputs_finite"] else "from inputs that were not finite already"
+        given = (
+            "though its inputs were finite" if event["inputs_finite"] else "from inputs that were not finite already"
+        )
         growth = self._growth(record, event["step"])
         if growth > self.grown:
             cure = (
-                f"the loss had grown {growth:.0e}-fold before: the run diverged; lower the learning rate, scale inputs and "
-                "targets, or clip gradients"
+                f"the loss had grown {growth:.0e}-fold before: the run diverged; lower the learning rate, scale inputs "
+                "and targets, or clip gradients"
             )
         else:
-            cure = _CURES.get(str(function).lower().strip("_"), "keep its input inside its domain, or lower the learning rate")
+            cure = _CURES.get(
+                str(function).lower().strip("_"), "keep its input inside its domain, or lower the learning rate"
+            )
         yield self.finding(
-            f"`{function}`{inside} gave {event['value'] or 'nan'} at step {event['step']} {given}, and from there the loss "
-            f"and every gradient is lost; {cure}",
+            f"`{function}`{inside} gave {event['value'] or 'nan'} at step {event['step']} {given}, and from there the "
+            f"loss and every gradient is lost; {cure}",
             severity="error" if self._lost(record) else "note",
             step=event["step"],
             layer=layer,

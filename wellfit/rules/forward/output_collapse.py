@@ -17,7 +17,7 @@ class OutputCollapse(Rule):
 
     What it checks
         Batch variation of the prediction given to the loss: sqrt(mean over outputs of the variance over the batch) /
-        rms. Below `same_answer` (and below a tenth of the target's own variation for regression) in the last `sustained`
+        rms. Below `same_answer` (and `of_target` of the target's own variation for regression) in the last `sustained`
         sampled steps, after `warm_up` steps, in batches of at least `smallest_batch`. It is told only when the run is
         not doing its job. The layer named is the first from which on nothing varies.
 
@@ -103,9 +103,9 @@ class OutputCollapse(Rule):
             layer = self._first_constant(record)
             named = f"from `{layer.name}` on nothing varies any more" if layer else "no single layer does it"
             yield self.finding(
-                f"the model gives the same answer for every input: its output varies by only {float(np.median(last)):.1e} "
-                f"of its size over the batch, so it learned the mean target at best; {named}: normalise there, "
-                "initialise by the activation, and check axes and learning rate",
+                "the model gives the same answer for every input: its output varies by only "
+                f"{float(np.median(last)):.1e} of its size over the batch, so it learned the mean target at best; "
+                f"{named}: normalise there, initialise by the activation, and check axes and learning rate",
                 severity="error",
                 step=int(series.step[-self.sustained]),
                 layer=layer.name if layer else None,
@@ -128,7 +128,9 @@ class OutputCollapse(Rule):
         if not loss.training or not shape or shape[0] < self.smallest_batch or not len(target):
             return 0.0
         with np.errstate(all="ignore"):
-            spread = float(np.nanmedian(target.std / target.rms)) if np.isfinite(target.rms).any() else 0.0
+            spreads = target.std / target.rms
+        spreads = spreads[np.isfinite(spreads)]
+        spread = float(np.median(spreads)) if len(spreads) else 0.0
         if not spread > 0.01 and not float(np.nanmax(np.nan_to_num(target.a))) > 1:
             return 0.0
         whole = bool(np.nan_to_num(target.b).max() >= 1)

@@ -21,7 +21,8 @@ class Saturated(Rule):
     What it checks
         The share of a hidden layer's outputs with |y| > 0.97 (of a sigmoid: beyond 0.985 or below 0.015). Above
         `flat_share` in the last `sustained` sampled steps is a finding: an error when the run is not doing its job, or
-        when it was above `start_share` from the first steps on; else a note.
+        when it was above `start_share` from the first steps on; else a note. An output layer is told only above
+        `all_of_it` in a run that is not doing its job.
 
     Why it hurts
         On its flat ends the function has a slope of almost 0, and the gradient of all that comes before is multiplied
@@ -47,11 +48,23 @@ class Saturated(Rule):
     family = "forward"
     summary = "hidden tanh or sigmoid units on their flat ends, where no gradient passes"
     reads = ("activation.saturated", "loss")
-    consequences = ("vanishing", "exploding", "output-collapse", "plateau", "underfit", "zero-grad-param", "initial-loss")
-    fixes = (Fix("Scale the inputs and initialise with Xavier's method"), Fix("Put a normalisation before the activation"))
+    consequences = (
+        "vanishing",
+        "exploding",
+        "output-collapse",
+        "plateau",
+        "underfit",
+        "zero-grad-param",
+        "initial-loss",
+    )
+    fixes = (
+        Fix("Scale the inputs and initialise with Xavier's method"),
+        Fix("Put a normalisation before the activation"),
+    )
 
     flat_share: float = 0.5  # share of outputs; healthy runs reach 0.25, faulty ones show 0.84
     start_share: float = 0.6  # share of outputs in each of the first samples: wrong from the start, not learned
+    all_of_it: float = 0.99  # share of outputs of the last layer: then nothing gets a gradient
     sustained: int = 10  # sampled steps
 
     @staticmethod
@@ -62,9 +75,10 @@ class Saturated(Rule):
         torch.manual_seed(0)
         x = torch.randn(256, 64)
         y = (x[:, 0] > 0).long()
-        model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
-        nn.init.constant_(model[0].bias, 6.0)
-        nn.init.constant_(model[2].bias, -6.0)
+        first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+        nn.init.constant_(first.bias, 6.0)
+        nn.init.constant_(second.bias, -6.0)
+        model = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(64, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(80):
             loss = nn.functional.cross_entropy(model(x), y)
@@ -90,23 +104,26 @@ class Saturated(Rule):
 
     def check(self, record: Record) -> Iterator[Finding]:
         ends = outermost(record)
-        hidden = [layer for layer in _squashed(record) if layer.name not in ends]
-        found = [(layer, share) for layer in hidden if (share := self._sustained(_shares(record, layer))) > 0]
+        how = condition(record)
+        squashed = _squashed(record)
+        hidden = [layer for layer in squashed if layer.name not in ends]
+        found = [(layer, share) for layer in squashed if (share := self._sustained(_shares(record, layer))) > 0]
         found = [(layer, share) for layer, share in found if not is_gate(record, layer)]
+        # An output may well be sure of itself; one that is flat altogether gives no gradient to anything.
+        found = [(layer, share) for layer, share in found if layer in hidden or (share > self.all_of_it and how.ill)]
         if not found:
             return
         layer, share = found[0]
         worst = max(found, key=lambda pair: pair[1])
         first = [_shares(record, layer)[:5] for layer, _ in found]
-        from_start = any(len(shares) and shares.min() > self.start_share for shares in first)
-        how = condition(record)
+        from_start = found[0][0] in hidden and any(len(shares) and shares.min() > self.start_share for shares in first)
         series = record.series("activation", layer.name)
-        others = f" ({len(found)} of {len(hidden)} hidden layers)" if len(found) > 1 else ""
+        others = f" ({len(found)} of {len(squashed)} such layers)" if len(found) > 1 else ""
         since = "from the start" if from_start else "for the last sampled steps"
         yield self.finding(
-            f"`{layer.name}` is saturated{others}: {worst[1]:.0%} of the {layer.activation} outputs of `{worst[0].name}` lie "
-            f"on its flat ends {since}, where hardly any gradient passes; scale inputs and initial weights down "
-            "(Xavier), or normalise before the activation",
+            f"`{layer.name}` is saturated{others}: {worst[1]:.0%} of the {layer.activation} outputs of "
+            f"`{worst[0].name}` lie on its flat ends {since}, where hardly any gradient passes; scale inputs "
+            "and initial weights down (Xavier), or normalise before the activation",
             severity="error" if how.ill or (from_start and not how.adversarial) else "note",
             step=int(series.step[min(self.sustained, len(series)) - 1]),
             layer=layer.name,

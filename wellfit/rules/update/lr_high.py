@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import Condition, condition, loss_scale
+from wellfit.condition import Condition, condition, loss_scale, rise
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
@@ -18,10 +18,11 @@ class LrHigh(Rule):
     """The learning rate is too high: each step changes the weights by a large part of their own size.
 
     What it checks
-    The update ratio u = rms(update) / rms(weight) of every weight matrix. Ill is a run whose loss is flat, diverging or
-    not finite, and whose median u stays above `high` for `steps` sampled steps, or reached `first_jump` in one of
-    the first five steps while the loss rose. Also gradients that are summed over several backward calls without dividing
-    the loss, which is a learning rate that many times higher.
+    The update ratio u = rms(update) / rms(weight) of every weight matrix. Ill is a run whose loss is flat, diverging,
+    not finite or ends at `near_chance` of the loss of guessing, and whose median u stays above `high` for `steps`
+    sampled steps, or reached `first_jump` in one of the first five steps while the loss rose `rose` times. Also
+    gradients that are summed over `accumulated` or more backward calls without dividing the loss, which is a learning
+    rate that many times higher.
 
     Why it hurts
     The gradient is a good guide only near where it was taken. Steps that long jump over every minimum, kill ReLU units,
@@ -50,8 +51,8 @@ class LrHigh(Rule):
     reads = ("update.rms", "loss")
     consequences = (
         "diverged", "plateau", "oscillation", "dead-units", "saturated", "exploding", "grad-spike", "output-collapse",
-        "activation-growth", "overfit", "non-finite-forward", "non-finite-grad", "zero-grad-param", "vanishing", "init-gain",
-        "never-updated", "recurrent-explode", "lr-low", "decay-dominates",
+        "activation-growth", "overfit", "non-finite-forward", "non-finite-grad", "zero-grad-param", "vanishing",
+        "init-gain", "never-updated", "recurrent-explode", "lr-low", "decay-dominates",
     )  # fmt: skip
     fixes = (
         Fix("Divide the learning rate by 10", override="lr-divide", safe=True),
@@ -63,6 +64,7 @@ class LrHigh(Rule):
     steps: int = 10  # sampled steps in a row
     first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
     rose: float = 1.5  # loss after the jump over the loss before it
+    near_chance: float = 0.9  # mean loss of the last quarter over the loss of guessing, for a run that learned nothing
     accumulated: int = 2  # backward calls in a step from which an undivided loss is one that is too large
 
     @staticmethod
@@ -111,7 +113,7 @@ class LrHigh(Rule):
         if found is None:
             return
         what, step, ratio = found
-        if not self._ill(state, ratios):
+        if not self._ill(record, state):
             late = ratios.median[len(ratios.median) // 2 :]
             if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
                 yield self._told(record, state, optimizer, what, step, ratio, "note")
@@ -122,9 +124,12 @@ class LrHigh(Rule):
         else:
             yield self._told(record, state, optimizer, what, step, ratio, "error")
 
-    def _ill(self, state: Condition, ratios: Ratios) -> bool:
+    def _ill(self, record: Record, state: Condition) -> bool:
         """Whether the run is not doing its job; too short a run is judged by what it has shown."""
         if state.verdict in ("diverging", "non-finite", "flat"):
+            return True
+        whole = rise(record.loss())
+        if whole is not None and record.finished and whole.late >= self.near_chance * state.chance > 0:
             return True
         return state.verdict == "too-short" and state.steps >= self.steps and state.end > 2 * state.start > 0
 
@@ -165,36 +170,61 @@ class LrHigh(Rule):
         counts = [record.patterns[int(id)].count("backward") for id in used[:200] if int(id) in record.patterns]
         calls = int(np.median(counts)) if counts else 0
         scale = loss_scale(record, record.loss())
-        if calls < self.accumulated or not 0.9 < scale < 1.1 or not any(loss.training for loss in record.losses.values()):
+        if (
+            calls < self.accumulated
+            or not 0.9 < scale < 1.1
+            or not any(loss.training for loss in record.losses.values())
+        ):
             return None
         return calls, record.backward_sites[sites[0]].location
 
     def _told(
-        self, record: Record, state: Condition, optimizer: Optimizer | None, what: str, step: int, ratio: float, severity: str
+        self,
+        record: Record,
+        state: Condition,
+        optimizer: Optimizer | None,
+        what: str,
+        step: int,
+        ratio: float,
+        severity: str,
     ) -> Finding:
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(lr.at([step])[0]) if len(lr) else float("nan")
-        how = "a first step changed a weight by" if what == "jump" else f"each of {self.steps} steps changed the weights by"
+        how = (
+            "a first step changed a weight by"
+            if what == "jump"
+            else f"each of {self.steps} steps changed the weights by"
+        )
         whose = "its" if what == "jump" else "their"
-        job = f"and the loss is {state.verdict}" if severity == "error" else "though the loss falls"
+        job = f"and {_fares(state)}" if severity == "error" else "though the loss falls"
         return self.finding(
-            f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % of {whose} "
-            f"own size, {job}; divide it by 10, or warm it up",
+            f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % "
+            f"of {whose} own size, {job}; divide it by 10, or warm it up",
             severity="error" if severity == "error" else "note", step=step,
             location=optimizer.location if optimizer else None,
-            evidence={"u": ratio, "lr": rate, "high": self.high, "first_jump": self.first_jump, "verdict": state.verdict},
+            evidence={"u": ratio, "lr": rate, "high": self.high, "first_jump": self.first_jump,
+                      "verdict": state.verdict},
         )  # fmt: skip
 
     def _told_undivided(
         self, state: Condition, optimizer: Optimizer | None, step: int, ratio: float, calls: int, where: Location | None
     ) -> Finding:
         return self.finding(
-            f"gradients of {calls} backward calls are summed in each step without dividing the loss, so steps are {calls} "
-            f"times too long ({100 * ratio:.3g} % of a weight's size) and the loss is {state.verdict}; divide the loss by "
-            f"{calls} before backward()",
+            f"gradients of {calls} backward calls are summed in each step without dividing the loss, so steps are "
+            f"{calls} times too long ({100 * ratio:.3g} % of a weight's size) and {_fares(state)}; divide the loss "
+            f"by {calls} before backward()",
             severity="error", step=step, location=where or (optimizer.location if optimizer else None),
             evidence={"u": ratio, "calls": calls, "first_jump": self.first_jump, "verdict": state.verdict},
         )  # fmt: skip
+
+
+def _fares(state: Condition) -> str:
+    """How the loss fares, in words."""
+    if state.verdict in ("learning", "too-short"):
+        return "the loss ends near that of guessing" if state.verdict == "learning" else "the loss rises"
+    return {"non-finite": "the loss is not finite", "diverging": "the loss rises"}.get(
+        state.verdict, "the loss is flat"
+    )
 
 
 def _main_optimizer(record: Record, ratios: Ratios) -> Optimizer | None:

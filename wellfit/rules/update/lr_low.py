@@ -55,7 +55,7 @@ class LrLow(Rule):
         Fix("Train for more steps, or with smaller batches", safe=True),
     )
 
-    short_path: float = 0.3  # sum of update ratios over the run; healthy runs 0.6 and more
+    short_path: float = 0.25  # sum of update ratios over the run; runs that learned have 0.6 and more
     unlearned: float = 0.5  # loss at the end over that of the start; healthy runs mostly end below
     steady: float = 0.2  # share of the fall in the second half of the run; 0.5 is a straight line
     fewest_steps: int = 15  # steps; shorter runs are trials
@@ -119,17 +119,16 @@ class LrLow(Rule):
         certain = stuck or state.fall < 0.02 or late >= self.steady
         yield self._told(record, state, path, peak, late, certain)
 
-    def _told(
-        self, record: Record, state: Condition, path: float, peak: float, late: float, certain: bool
-    ) -> Finding:
+    def _told(self, record: Record, state: Condition, path: float, peak: float, late: float, certain: bool) -> Finding:
         optimizer = next((one for one in record.optimizers.values() if one.parameters), None)
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(np.nanmax(lr.value)) if len(lr) else float("nan")
         falls = "hardly fell" if state.fall < 0.02 else "was still falling" if late >= self.steady else "stays high"
         return self.finding(
             f"the weights moved only {100 * path:.2g} % of their own size in {record.step_count} steps (at most "
-            f"{100 * peak:.2g} % in one), and the loss {falls} ({state.start:.4g} to {state.end:.4g}), so the run ends "
-            f"before it has learned; raise the learning rate{f' {rate:.3g}' if rate == rate else ''} by 10, or train longer",
+            f"{100 * peak:.2g} % in one), and the loss {falls} ({state.start:.4g} to {state.end:.4g}), so the run "
+            f"ends before it has learned; raise the learning rate{f' {rate:.3g}' if rate == rate else ''} by 10, or "
+            "train longer",
             severity="error" if certain else "note", location=optimizer.location if optimizer else None,
             evidence={
                 "path": path, "peak_u": peak, "lr": rate, "short_path": self.short_path, "start": state.start,

@@ -140,7 +140,9 @@ class NeverUpdated(Rule):
         optimizer = _optimizer(record, first.parameter)
         rate = _rate(record, first.parameter)
         zero = rate == 0
-        why = "the learning rate of its group is 0" if zero else "each step is too short for its precision, or is undone"
+        why = (
+            "the learning rate of its group is 0" if zero else "each step is too short for its precision, or is undone"
+        )
         cure = (
             "give the group a learning rate, or set requires_grad to False if it shall stay as it is"
             if zero
@@ -162,11 +164,12 @@ class NeverUpdated(Rule):
         optimizer = _optimizer(record, worst.parameter)
         certain = not state.well or worst.share > 0.9
         return self.finding(
-            f"{100 * worst.share:.0f} % of `{worst.parameter.name}` does not change in a step though its gradient is not 0 "
-            f"({len(lost)} of {seen} parameters): it is {worst.parameter.dtype}, and a step of less than "
-            f"{100 * HALVES[worst.parameter.dtype]:.2g} % of a number is rounded away; keep the weights in float32 and use "
-            "torch.autocast, or an optimizer with float32 master weights",
-            severity="error" if certain else "note", step=worst.step, layer=worst.parameter.layer or worst.parameter.name,
+            f"{100 * worst.share:.0f} % of `{worst.parameter.name}` does not change in a step though its gradient is "
+            f"not 0 ({len(lost)} of {seen} parameters): it is {worst.parameter.dtype}, and a step of less than "
+            f"{100 * HALVES[worst.parameter.dtype]:.2g} % of a number is rounded away; keep the weights in float32 and "
+            "use torch.autocast, or an optimizer with float32 master weights",
+            severity="error" if certain else "note", step=worst.step,
+            layer=worst.parameter.layer or worst.parameter.name,
             location=optimizer.location if optimizer else worst.parameter.location,
             evidence={"lost_share": worst.share, "threshold": self.lost_share, "dtype": worst.parameter.dtype,
                       "parameters": [one.parameter.name for one in lost[:20]]},

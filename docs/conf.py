@@ -1,0 +1,39 @@
+"""The site: Markdown pages beside this file, and one page a rule, written from the rules themselves."""
+
+from pathlib import Path
+
+from wellfit import __version__
+from wellfit.catalogue import FAMILIES, known_rules
+from wellfit.rule_page import rule_text
+
+project = "wellfit"
+author = "the wellfit authors"
+release = version = __version__
+extensions = ["myst_parser"]
+source_suffix = {".md": "markdown"}
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "wellfit"
+exclude_patterns = []
+
+
+def write_rules(app: object) -> None:
+    """One page a rule and their index, into docs/rules (ignored by git)."""
+    folder = Path(__file__).parent / "rules"
+    folder.mkdir(exist_ok=True)
+    rules, _ = known_rules()
+    index = ["# Rules", ""]
+    for family in FAMILIES:
+        index += [f"## {family.capitalize()}", "", "| code | rule | means |", "|---|---|---|"]
+        for rule in (rule for rule in rules if rule.family == family):
+            index.append(f"| {rule.code} | [{rule.name}]({rule.name}.md) | {rule.summary} |")
+            page = f"# {rule.name}\n\n```text\n{rule_text(rule)}```\n"
+            (folder / f"{rule.name}.md").write_text(page, encoding="utf-8")
+        index.append("")
+    index += ["```{toctree}", ":hidden:", ""] + [rule.name for rule in rules] + ["```", ""]
+    (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
+def setup(app: object) -> None:
+    """Called by Sphinx."""
+    app.connect("builder-inited", write_rules)  # type: ignore[attr-defined]

@@ -1,0 +1,234 @@
+"""The arithmetic of the curve rules, on records written by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from wellfit.condition import condition
+from wellfit.rules.curve.diverged import Diverged
+from wellfit.rules.curve.eval_mode import EvalMode
+from wellfit.rules.curve.overfit import Overfit
+from wellfit.rules.curve.plateau import Plateau
+from wellfit.testing import MadeRun
+
+WEIGHT = "fc.weight"
+
+
+def made_run(folder: Path, losses: list[float]) -> MadeRun:
+    made = MadeRun(folder)
+    made.loss_function()
+    made.weight(WEIGHT)
+    for loss in losses:
+        made.step(loss)
+    return made
+
+
+def overfitting(folder: Path, evaluations: list[float], training: tuple[float, float] = (2.0, 0.1)) -> MadeRun:
+    """Ten steps, then an evaluation, as often as there are evaluations."""
+    made = made_run(folder, [])
+    made.loss_function(id=1, training=False)
+    start, end = training
+    for place, value in enumerate(evaluations):
+        for step in range(10):
+            made.step(start + (end - start) * (10 * place + step) / (10 * len(evaluations)))
+        made.evaluation(value)
+    return made
+
+
+def with_norm(folder: Path) -> MadeRun:
+    made = made_run(folder, [])
+    place = {"file": "experiment.py", "line": 2}
+    made.declare("layer", name="model", **{"class": "Net"}, kind="container", root="model", order=3, location=place)
+    made.declare("layer", name="bn", **{"class": "BatchNorm1d"}, kind="norm", order=1, location=place,
+                 parameters=[WEIGHT], attributes={"track_running_stats": True})  # fmt: skip
+    made.declare("layer", name="drop", **{"class": "Dropout"}, kind="dropout", order=2, location=place,
+                 attributes={"p": 0.5})  # fmt: skip
+    return made
+
+
+def test_a_loss_that_grew_for_good_has_diverged(tmp_path: Path) -> None:
+    losses = [2.0 - 0.02 * step for step in range(80)] + [0.4 * 1.1**step for step in range(60)]
+    (finding,) = Diverged().check(made_run(tmp_path, losses).record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 3)
+    assert finding.step is not None and 70 <= finding.step <= 100
+
+
+def test_a_loss_that_creeps_up_after_its_best_is_told_at_the_end(tmp_path: Path) -> None:
+    wobble = [0.05 * math.sin(step) for step in range(240)]
+    losses = [(2 - step / 100 if step < 100 else 1 + (step - 100) / 300) + wobble[step] for step in range(240)]
+    made = made_run(tmp_path, losses)
+    assert not list(Diverged().check(made.record(finished=False)))
+    (finding,) = Diverged().check(made.record())
+    assert finding.evidence["end"] > 1.2 * finding.evidence["best"]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [2.0 / (1 + step) for step in range(200)],
+        [2.0 if step % 7 else 4.0 for step in range(200)],  # noisy from the start
+        [2.0 / (1 + step) for step in range(150)] + [0.05, 0.04] * 25,  # wobbles where it is converged
+    ],
+)
+def test_other_losses_have_not_diverged(tmp_path: Path, losses: list[float]) -> None:
+    assert not list(Diverged().check(made_run(tmp_path, losses).record()))
+
+
+def test_two_losses_that_take_turns_may_rise(tmp_path: Path) -> None:
+    made = made_run(tmp_path, [])
+    made.declare("optimizer", id=1, **{"class": "Adam"}, groups=[{}], parameters=[])
+    for step in range(200):
+        made.out.row(ord("B"), 0, 1, made.steps, 1.0, 0.0)
+        made.step(1.0 + step / 20)
+    record = made.record()
+    assert condition(record).adversarial
+    assert not list(Diverged().check(record)) and not list(Plateau().check(record))
+
+
+def test_two_phases_of_one_program_do_not_take_turns(tmp_path: Path) -> None:
+    made = made_run(tmp_path, [2.0] * 60)
+    made.declare("optimizer", id=1, **{"class": "Adam"}, groups=[{}], parameters=[])
+    for step in range(50):
+        made.out.row(ord("B"), 0, 1, 60 + step, 1.0, 0.0)
+    assert not condition(made.record()).adversarial
+
+
+def test_a_loss_at_the_level_of_guessing_is_a_plateau(tmp_path: Path) -> None:
+    losses = [2.31 + 0.01 * (-1) ** step for step in range(100)]
+    made = made_run(tmp_path, losses)
+    assert not list(Plateau().check(made.record(finished=False)))  # 200 steps are wanted while it lives
+    (finding,) = Plateau().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 6)
+
+
+@pytest.mark.parametrize("losses", [[0.5] * 300, [2.3 - 0.01 * step for step in range(100)], [2.3] * 30])
+def test_a_low_a_falling_or_a_short_loss_is_no_plateau(tmp_path: Path, losses: list[float]) -> None:
+    assert not list(Plateau().check(made_run(tmp_path, losses).record()))
+
+
+def test_a_flat_loss_that_torch_does_not_name_is_noted(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    for step in range(100):
+        made.step(1.0 + 0.01 * (-1) ** step)
+    (finding,) = Plateau().check(made.record())
+    assert finding.severity == "note"
+
+
+def test_a_rising_evaluation_loss_is_overfitting(tmp_path: Path) -> None:
+    made = overfitting(tmp_path, [1.0, 0.6, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1])
+    (finding,) = Overfit().check(made.record())
+    assert (finding.severity, finding.evidence["best_pass"], finding.layer) == ("error", 3, "fc")
+
+
+def test_a_small_rise_is_noted(tmp_path: Path) -> None:
+    made = overfitting(tmp_path, [1.0, 0.6, 0.5, 0.53, 0.535, 0.54, 0.55, 0.56, 0.57])
+    (finding,) = Overfit().check(made.record())
+    assert finding.severity == "note"
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "training"),
+    [
+        ([1.0, 0.8, 0.6, 0.5, 0.45, 0.44, 0.43], (2.0, 0.1)),  # falls
+        ([1.0, 0.5, 0.7, 0.49, 0.7, 0.5, 0.68, 0.48, 0.7], (2.0, 0.1)),  # goes up and down
+        ([1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1], (2.0, 2.4)),  # so does the training loss: it diverges
+        ([0.5, 0.9], (2.0, 0.1)),  # too few passes
+    ],
+)
+def test_other_evaluations_are_not_overfitting(
+    tmp_path: Path, evaluations: list[float], training: tuple[float, float]
+) -> None:
+    assert not list(Overfit().check(overfitting(tmp_path, evaluations, training).record()))
+
+
+def steps_in_mode(made: MadeRun, count: int, training: list[str], off: list[str]) -> None:
+    made.event("forward-mode", training_layers=training, eval_layers=off)
+    for _ in range(count):
+        made.step(1.0, {WEIGHT: 0.01})
+
+
+def test_training_in_eval_mode_from_the_start(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 9})
+    steps_in_mode(made, 30, [], ["bn", "drop"])
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 9)
+    assert finding.evidence["steps"] == 30
+
+
+def test_train_that_is_not_called_again_is_blamed_on_its_only_call(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    made.event("mode", root="model", training=True, location={"file": "experiment.py", "line": 5})
+    steps_in_mode(made, 20, ["bn", "drop"], [])
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+    for _ in range(40):
+        made.step(1.0)  # not watched: only the calls tell
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 5)
+    assert finding.evidence["from_step"] == 20
+
+
+def test_a_watched_step_in_train_mode_clears_the_suspicion(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    made.event("mode", root="model", training=True, location={"file": "experiment.py", "line": 5})
+    steps_in_mode(made, 20, ["bn", "drop"], [])
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+    for _ in range(40):
+        made.step(1.0, {WEIGHT: 0.01})  # watched, and no other mode was met
+    assert not list(EvalMode().check(made.record()))
+
+
+def test_frozen_batch_norm_is_noted(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 30, ["drop"], ["bn"])
+    (finding,) = EvalMode().check(made.record())
+    assert finding.severity == "note"
+
+
+def test_the_mode_of_layers_that_do_not_care_is_nobody_s_business(tmp_path: Path) -> None:
+    made = made_run(tmp_path, [])
+    made.declare("layer", name="ln", **{"class": "LayerNorm"}, kind="norm", order=1, parameters=[WEIGHT])
+    made.declare("layer", name="drop", **{"class": "Dropout"}, kind="dropout", order=2, attributes={"p": 0.0})
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 9})
+    steps_in_mode(made, 30, [], ["ln", "drop"])
+    assert not list(EvalMode().check(made.record()))
+
+
+def test_functional_dropout_in_eval_mode_is_blamed_on_its_line(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 30, ["bn", "drop"], [])
+    call = {"function": "dropout", "file": "experiment.py", "line": 4, "p": 0.5}
+    for _ in range(3):
+        made.event("evaluation", root="model", training=False, functional_dropout=[call])
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 4)
+
+
+@pytest.mark.parametrize(("calls_eval", "severity"), [(False, "error"), (True, "note")])
+def test_evaluation_in_train_mode(tmp_path: Path, calls_eval: bool, severity: str) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 30, ["bn", "drop"], [])
+    if calls_eval:  # somewhere the program evaluates properly
+        made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+        made.event("evaluation", root="model", training=False, training_layers=[], eval_layers=["bn"])
+        made.event("mode", root="model", training=True, location={"file": "experiment.py", "line": 13})
+    made.event("evaluation", root="model", training=True, training_layers=["bn", "drop"],
+               location={"file": "experiment.py", "line": 15})  # fmt: skip
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == (severity, 15)
+
+
+def test_one_watched_step_in_eval_mode_will_do_after_a_call_of_eval(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 20, ["bn", "drop"], [])
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+    for _ in range(20):
+        made.step(1.0)
+    steps_in_mode(made, 1, [], ["bn", "drop"])
+    for _ in range(20):
+        made.step(1.0)
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.severity, finding.location and finding.location.line) == ("error", 12)

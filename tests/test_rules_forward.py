@@ -1,0 +1,248 @@
+"""Rules of the forward pass, on small records that were written by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from made_training import FALLING, FLAT, NAN, Training, place, row
+
+from wellfit.record import Record
+from wellfit.rules.forward.dead_units import DeadUnits
+from wellfit.rules.forward.detached import Detached
+from wellfit.rules.forward.non_finite_forward import NonFiniteForward
+from wellfit.rules.forward.output_collapse import OutputCollapse
+from wellfit.rules.forward.saturated import Saturated
+
+RULES = [DeadUnits, Detached, NonFiniteForward, OutputCollapse, Saturated]
+
+
+def two_layers(folder: Path, activation: str = "relu") -> Training:
+    told = Training(folder)
+    told.layer("hidden", 10, activation=activation, activation_location=place(20))
+    told.layer("head", 11)
+    told.graph(
+        [
+            {"id": 0, "op": "NllLossBackward0", "next": [1]},
+            {"id": 1, "op": "AddmmBackward0", "next": [2, 4], "layer": "head", **place(21)},
+            {"id": 2, "op": "ReluBackward0", "next": [3], **place(20)},
+            {"id": 3, "op": "AddmmBackward0", "next": [5], "layer": "hidden", **place(20)},
+            {"id": 4, "op": "AccumulateGrad", "parameter": "head.weight"},
+            {"id": 5, "op": "AccumulateGrad", "parameter": "hidden.weight"},
+        ]
+    )
+    return told
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_is_said_of_an_empty_record(rule: type, tmp_path: Path) -> None:
+    assert list(rule().check(Training(tmp_path).record([]))) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_odd_numbers_raise_nothing(rule: type, tmp_path: Path) -> None:
+    told = two_layers(tmp_path)
+    told.loss_function()
+    for what, subject in (("activation", "hidden"), ("output", "0"), ("target", "0"), ("input", "m#0")):
+        told.measure(what, subject, [(NAN, NAN, NAN, math.inf, NAN, NAN, NAN, 0.0)] * 40)
+    told.event("non-finite", 3, where="forward")
+    told.event("no-gradient", 0, optimizer=None, parameters=["hidden.weight"])
+    list(rule().check(told.record([1.0, NAN, math.inf] * 20)))
+
+
+# dead-units ----------------------------------------------------------------------------------------------------------
+
+
+def dying(folder: Path, share: float, losses: list[float]) -> Record:
+    told = two_layers(folder)
+    told.measure("activation", "hidden", [row(a=share if step >= 19 else 0.0) for step in range(40)])
+    return told.record(losses)
+
+
+def test_dead_units_are_named_with_their_layer_and_the_line_of_the_activation(tmp_path: Path) -> None:
+    [found] = DeadUnits().check(dying(tmp_path, 0.9, FLAT))
+    assert (found.severity, found.layer, found.step) == ("error", "hidden", 0)
+    assert found.location is not None and found.location.line == 20
+
+
+def test_dead_units_of_a_run_that_learns_are_a_note(tmp_path: Path) -> None:
+    [found] = DeadUnits().check(dying(tmp_path, 0.9, FALLING))
+    assert found.severity == "note"
+
+
+def test_half_of_the_units_may_be_silent(tmp_path: Path) -> None:
+    assert list(DeadUnits().check(dying(tmp_path, 0.55, FLAT))) == []
+
+
+def test_silent_units_of_the_output_are_no_illness(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.layer("head", 11, activation="relu", activation_location=place(20))
+    told.measure("activation", "head", [row(a=0.8)] * 40)
+    assert list(DeadUnits().check(told.record(FLAT))) == []
+
+
+# saturated -----------------------------------------------------------------------------------------------------------
+
+
+def squashed(folder: Path, shares: list[float], losses: list[float]) -> Record:
+    told = two_layers(folder, "tanh")
+    told.measure("activation", "hidden", [row(high=100 * share) for share in shares])
+    return told.record(losses)
+
+
+def test_saturation_from_the_start_is_an_error_though_the_loss_falls(tmp_path: Path) -> None:
+    [found] = Saturated().check(squashed(tmp_path, [0.8] * 40, FALLING))
+    assert found.severity == "error" and found.layer == "hidden"
+    assert found.location is not None and found.location.line == 20
+
+
+def test_saturation_that_came_with_learning_is_a_note(tmp_path: Path) -> None:
+    [found] = Saturated().check(squashed(tmp_path, [0.02 * step for step in range(40)], FALLING))
+    assert found.severity == "note"
+
+
+def test_a_quarter_of_the_outputs_may_be_saturated(tmp_path: Path) -> None:
+    assert list(Saturated().check(squashed(tmp_path, [0.25] * 40, FLAT))) == []
+
+
+def test_a_gate_may_be_saturated(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    for name, activation in (("gate", "sigmoid"), ("value", None), ("head", None)):
+        told.layer(name, 10, activation=activation)
+    told.graph(
+        [
+            {"id": 0, "op": "NllLossBackward0", "next": [1]},
+            {"id": 1, "op": "AddmmBackward0", "next": [2], "layer": "head"},
+            {"id": 2, "op": "MulBackward0", "next": [3, 4]},
+            {"id": 3, "op": "SigmoidBackward0", "next": [5]},
+            {"id": 4, "op": "AddmmBackward0", "layer": "value"},
+            {"id": 5, "op": "AddmmBackward0", "layer": "gate"},
+        ]
+    )
+    told.measure("activation", "gate", [row(high=90.0)] * 40)
+    assert list(Saturated().check(told.record(FLAT))) == []
+
+
+# output-collapse -----------------------------------------------------------------------------------------------------
+
+
+def collapsed(
+    folder: Path, losses: list[float], *, variation: float = 0.001, batch: int = 32, targets: float = 2.0
+) -> Record:
+    told = two_layers(folder)
+    told.loss_function(batch=batch)
+    told.measure("output", "0", [row(a=variation)] * 40)
+    told.measure("target", "0", [row(0.7 if targets > 1 else 0.0, a=targets, b=1.0)] * 40)
+    told.measure("activation", "hidden", [row(a=0.0, b=0.5)] * 40)
+    told.measure("activation", "head", [row(b=variation)] * 40)
+    return told.record(losses)
+
+
+def test_the_first_layer_that_does_not_vary_is_named(tmp_path: Path) -> None:
+    [found] = OutputCollapse().check(collapsed(tmp_path, FLAT))
+    assert (found.severity, found.layer) == ("error", "head")
+    assert found.location is not None and found.location.line == 11
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"losses": FALLING},
+        {"losses": FLAT, "variation": 0.1},
+        {"losses": FLAT, "batch": 4},
+        {"losses": FLAT, "targets": 1.0},
+    ],
+)
+def test_outputs_that_may_be_alike(tmp_path: Path, healthy: dict[str, object]) -> None:
+    assert list(OutputCollapse().check(collapsed(tmp_path, **healthy))) == []  # type: ignore[arg-type]
+
+
+# non-finite-forward --------------------------------------------------------------------------------------------------
+
+LOST = [2.0 - 0.01 * step for step in range(30)] + [NAN] * 30
+
+
+def test_the_operation_and_its_line_are_named(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.event(
+        "non-finite", 30, where="forward", function="log", layer="head", value="inf", inputs_finite=True, **place(33)
+    )
+    [found] = NonFiniteForward().check(told.record(LOST))
+    assert (found.severity, found.step, found.layer) == ("error", 30, "head")
+    assert found.location is not None and found.location.line == 33
+    assert "clamp" in found.message
+
+
+def test_a_mask_that_leaves_the_loss_finite_is_a_note(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.event("non-finite", 0, where="forward", function="masked_fill", value="inf", inputs_finite=True, **place(33))
+    [found] = NonFiniteForward().check(told.record(FALLING))
+    assert found.severity == "note"
+
+
+def test_without_an_event_the_line_of_backward_is_named(tmp_path: Path) -> None:
+    [found] = NonFiniteForward().check(Training(tmp_path).record(LOST))
+    assert found.step == 30 and found.location is not None and found.location.line == 90
+
+
+def test_a_run_that_grew_before_is_said_to_have_diverged(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.event("non-finite", 30, where="loss", function="mse_loss", value="inf", inputs_finite=True, **place(33))
+    [found] = NonFiniteForward().check(told.record([3.0**step for step in range(30)] + [math.inf] * 10))
+    assert "learning rate" in found.message
+
+
+def test_a_loss_that_was_never_a_number_may_be_a_vector(tmp_path: Path) -> None:
+    assert list(NonFiniteForward().check(Training(tmp_path).record([NAN] * 40))) == []
+
+
+def test_a_gradient_that_went_bad_is_another_rule(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.event("non-finite", 29, where="gradient", parameter="head.weight")
+    assert list(NonFiniteForward().check(told.record(LOST))) == []
+
+
+# detached ------------------------------------------------------------------------------------------------------------
+
+
+def cut_off(folder: Path, *, missing: bool = True, cut: bool = True, ran: bool = True) -> Training:
+    told = Training(folder)
+    told.layer("encoder", 10)
+    told.layer("head", 11)
+    nodes = [
+        {"id": 0, "op": "NllLossBackward0", "next": [1]},
+        {"id": 1, "op": "AddmmBackward0", "next": [2], "layer": "head", **place(21)},
+        {"id": 2, "op": "AccumulateGrad", "parameter": "head.weight"},
+    ]
+    told.graph(nodes, [{"function": "detach", "layer": "encoder", **place(20)}] if cut else [])
+    if missing:
+        told.event("no-gradient", 0, optimizer=0, parameters=["encoder.weight", "encoder.bias"], total=4)
+    if ran:
+        told.measure("activation", "encoder", [row()] * 20)
+    return told
+
+
+def test_the_line_of_the_cut_is_named(tmp_path: Path) -> None:
+    [found] = Detached().check(cut_off(tmp_path).record(FALLING))
+    assert (found.severity, found.layer) == ("error", "encoder")
+    assert found.location is not None and found.location.line == 20
+
+
+def test_without_a_cut_it_is_a_note_while_the_run_learns(tmp_path: Path) -> None:
+    [found] = Detached().check(cut_off(tmp_path, cut=False).record(FALLING))
+    assert found.severity == "note"
+
+
+def test_parameters_with_gradient_from_elsewhere_are_well(tmp_path: Path) -> None:
+    assert list(Detached().check(cut_off(tmp_path, missing=False).record(FALLING))) == []
+
+
+def test_a_layer_that_another_loss_reaches_is_well(tmp_path: Path) -> None:
+    told = cut_off(tmp_path)
+    told.graph([{"id": 0, "next": [1]}, {"id": 1, "op": "AccumulateGrad", "parameter": "encoder.weight"}])
+    assert list(Detached().check(told.record(FALLING))) == []
+
+
+def test_a_teacher_under_no_grad_is_well(tmp_path: Path) -> None:
+    assert list(Detached().check(cut_off(tmp_path, ran=False).record(FALLING))) == []
