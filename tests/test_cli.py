@@ -68,7 +68,7 @@ def test_no_verb_torch_or_numpy_in_rules_and_pages():
         (["run", "--select", "no-such-rule", "x.py"], 'no rule is called "no-such-rule"'),
         (["rule"], "the following arguments are required: name"),
         (["rule", "no-such-rule"], 'there is no rule "no-such-rule"'),
-        (["diagnose", "nowhere"], "there is no run nowhere; `wellfit runs` lists them"),
+        (["diagnose", "nowhere"], "`wellfit runs` lists them"),
         (["diagnose", "last"], "start one with `wellfit run train.py`"),
         (["report", "."], "holds no record"),
         (["runs", "nowhere"], "nowhere is not a folder"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -56,7 +57,13 @@ def mlp_dropout():
 
 def cnn_batchnorm():
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(36, 3)
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(36, 3),
     )
     images, y = torch.randn(48, 1, 8, 8), torch.arange(48) % 3
     loader = DataLoader(TensorDataset(images, y), batch_size=16, shuffle=True)
@@ -434,7 +441,9 @@ def ema_copy():
         for slow, fast in zip(ema.parameters(), model.parameters()):
             slow.lerp_(fast, 0.1)
 
-    losses, weights = fit(model, torch.optim.SGD(model.parameters(), lr=0.1, nesterov=True, momentum=0.9), after=average)
+    losses, weights = fit(
+        model, torch.optim.SGD(model.parameters(), lr=0.1, nesterov=True, momentum=0.9), after=average
+    )
     return losses, [*weights, *ema.parameters()]
 
 
@@ -476,7 +485,9 @@ def func_grad():
         gradients, loss = torch.func.grad_and_value(loss_of)(weights, x, y)
         weights = {name: w - 0.1 * gradients[name] for name, w in weights.items()}
         losses.append(loss.item())
-    per_sample = torch.func.vmap(torch.func.grad(lambda w, x, y: loss_of(w, x[None], y[None])), (None, 0, 0))(weights, x, y)
+    per_sample = torch.func.vmap(torch.func.grad(lambda w, x, y: loss_of(w, x[None], y[None])), (None, 0, 0))(
+        weights, x, y
+    )
     return losses, [*weights.values(), *per_sample.values()]
 
 
@@ -575,7 +586,9 @@ def own_function_and_hooks():
 def averaged_model():
     model = classifier()
     averaged = torch.optim.swa_utils.AveragedModel(model)
-    losses, weights = fit(model, torch.optim.SGD(model.parameters(), lr=0.1), after=lambda: averaged.update_parameters(model))
+    losses, weights = fit(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), after=lambda: averaged.update_parameters(model)
+    )
     return losses, [*weights, *averaged.module.parameters()]
 
 
@@ -623,6 +636,8 @@ def account(name):
 def main(words):
     torch.set_num_threads(1)
     fork = "--fork" in words
+    if fork:
+        importlib.import_module("torch._dynamo")  # as the first optimizer would, which takes seconds: once for all
     for name in [word for word in words if not word.startswith("--")] or NAMES:
         if not fork:
             print(json.dumps(account(name)), flush=True)

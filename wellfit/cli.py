@@ -184,6 +184,9 @@ def _run_parser() -> _Parser:
     parser = _Parser("run", "Run a command under watch. Options of wellfit stand before the script.", usage=usage)
     _add_judging(parser)
     parser.add_argument("--quiet", action="store_true", help="say nothing on standard error")
+    parser.add_argument(
+        "--every", type=_positive, metavar="N", default=0, help="watch each N-th step, whatever it costs"
+    )
     parser.add_argument("--overhead", type=float, metavar="PERCENT", help="budget of the watching (default 1)")
     parser.add_argument("--quota", type=int, metavar="MB", help="most that a run may write (default 512)")
     parser.add_argument("--no-report", action="store_true", help="write no HTML page")
@@ -239,6 +242,7 @@ def _run_options(words: list[str]) -> Options:
         quiet=given.quiet,
         overhead=overhead,
         quota=quota,
+        every=given.every,
         report=not given.no_report,
         notes_shown=given.show_notes,
         all_shown=given.all,
@@ -269,6 +273,14 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     fail_on = options.fail_on or config.fail_on
     grave = {"never": (), "error": ("error",), "note": ("error", "note")}[fail_on]
     return diagnosis.findings, run, any(finding.severity in grave for finding in diagnosis.findings)
+
+
+def _positive(text: str) -> int:
+    """A whole number above 0."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return number
 
 
 def _json(value: Any) -> str:

@@ -17,6 +17,8 @@ FEWEST_STEPS = 20  # below this nothing is said about a curve
 FLAT_FALL = 0.02  # a loss that fell by less than 2 % of its start is flat (healthy runs: >= 34 % in 200 steps)
 CONVERGED = 0.3  # a loss below this share of its start has done its job, flat or not
 AT_CHANCE = 0.97  # share of the loss of knowing only how frequent the answers are; healthy runs end below 0.85
+TURNS = 0.1  # share of the steps that the second player of a game takes at least
+DRIFT = 1.5  # by so much the targets of a moving-target loss grow or shrink; batches of fixed data stay within 1.2
 DIVERGED = 2.0  # the loss stands at twice its best, and 8 noise widths above it
 AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has not learned, however high it began
 CHANCE_STEPS = 50  # steps after which a loss at the chance level is no longer a run that has just begun
@@ -192,15 +194,40 @@ def _first_bad(curve: Curve) -> int | None:
 
 
 def _adversarial(record: Record) -> bool:
-    """Two or more places of backward with optimizers of their own that take turns."""
-    sites = record.loss_sites()
-    if len(sites) < 2 or len(record.optimizers) < 2:
+    """Losses that need not fall: players that take turns (a GAN), or targets that move with what is learned (RL)."""
+    return _take_turns(record) or _moving_targets(record)
+
+
+def _take_turns(record: Record) -> bool:
+    """Two optimizers that step in turn, each after a backward call of its own, and not one phase after the other."""
+    if len(record.optimizers) < 2:
         return False
-    first, second = record.loss(sites[0]).step, record.loss(sites[1]).step
-    if len(second) <= 0.1 * len(first):
+    steps = record.steps
+    holder = steps["a"].astype(np.int64)
+    if len(holder) < FEWEST_STEPS:
         return False
+    names, counts = np.unique(holder, return_counts=True)
+    order = np.argsort(-counts)
+    if len(names) < 2 or counts[order[1]] <= TURNS * len(holder):
+        return False
+    first, second = (np.flatnonzero(holder == names[i]) for i in order[:2])
     # Two phases of one program (train, then fine-tune) do not take turns.
     return bool(first[0] < second[-1] and second[0] < first[-1])
+
+
+def _moving_targets(record: Record) -> bool:
+    """Targets of a regression whose size drifts: bootstrapped ones (Q-learning, an actor and its critic)."""
+    loss = training_loss(record)
+    if loss is None:
+        return False
+    target = record.series("target", str(loss.id))
+    real = target.b == 0
+    size = target.rms[real]
+    third = len(size) // 3
+    if third < 7:
+        return False
+    early, late = float(np.median(size[:third])), float(np.median(size[-third:]))
+    return early > 0 and late > 0 and max(early / late, late / early) > DRIFT
 
 
 def training_loss(record: Record) -> Loss | None:

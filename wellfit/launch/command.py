@@ -56,7 +56,9 @@ def resolve(words: list[str]) -> Command:
     beside = shutil.which(first, path=os.path.dirname(sys.executable))  # of an environment that is not activated
     if beside is not None:
         return Command((beside, *rest), _label(_named_script(words) or first))
-    near = did_you_mean(first, [name for name in (*_neighbours(first), "accelerate", "python", "torchrun") if name != first])
+    near = did_you_mean(
+        first, [name for name in (*_neighbours(first), "accelerate", "python", "torchrun") if name != first]
+    )
     raise WellfitError(f"there is no script or command {first}{near}")
 
 

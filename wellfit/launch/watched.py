@@ -34,6 +34,7 @@ class Options:
         quiet: say nothing on standard error.
         overhead: budget of the probe, in percent of the run's time.
         quota: most that the run may write, in MB.
+        every: watch each so-manieth step whatever it costs; 0 leaves it to the budget.
         report: write the HTML page.
         notes_shown: tell notes as well as errors.
         all_shown: tell all findings at the end, not only the first five.
@@ -49,6 +50,7 @@ class Options:
     quiet: bool = False
     overhead: float = 1.0
     quota: int = 512
+    every: int = 0
     report: bool = True
     notes_shown: bool = False
     all_shown: bool = False
@@ -79,7 +81,7 @@ def run_watched(options: Options) -> int:
         Voice().say(note)
     file = RunFile(folder, command, options.words, cwd, __version__)
     file.write()
-    probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000}
+    probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000, "every": options.every}
     env = environment(folder, probe, os.environ)
     with listening() as (signals, wake):
         try:

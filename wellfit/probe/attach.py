@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from wellfit.probe.fence import Fence, say
+from wellfit.probe.fence import Fence, observed, out_of_sight, say
 from wellfit.probe.locate import location, user_place
 from wellfit.probe.losses import FUNCTIONS
 from wellfit.probe.observer import Observer
@@ -30,6 +30,7 @@ from wellfit.probe.tracebacks import UNCOUNTED, hide_our_frames
 
 _attached: list[Attachment] = []
 _MISSING = object()
+_MODULE_FILE = torch.nn.modules.module.__file__
 
 
 class Attachment:
@@ -49,7 +50,7 @@ class Attachment:
         self._install()
 
     def _report(self, said: str) -> None:
-        self.observer.event("switched-off", error=said)
+        self.observer.ledger.event("switched-off", error=said)
         self.observer.writer.flush()
 
     def detach(self) -> None:
@@ -119,7 +120,8 @@ class Attachment:
                 ours = False
                 if not fence.off:
                     try:
-                        ours = observer.before_backward(tensors)
+                        before = observer.before_backward
+                        ours = out_of_sight(before)(tensors) if observed() else before(tensors)
                     except Exception as error:
                         fence.fault(error)
                 try:
@@ -130,7 +132,8 @@ class Attachment:
                     raise
                 if ours:
                     try:
-                        observer.after_backward()
+                        after = observer.after_backward
+                        out_of_sight(after)() if observed() else after()
                     except Exception as error:
                         fence.fault(error)
                 return result
@@ -145,14 +148,16 @@ class Attachment:
         def before(optimizer: Any, args: Any, kwargs: Any) -> None:
             if not fence.off:
                 try:
-                    observer.before_step(optimizer)
+                    note = observer.before_step
+                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
                 except Exception as error:
                     fence.fault(error)
 
         def after(optimizer: Any, args: Any, kwargs: Any) -> None:
             if not fence.off:
                 try:
-                    observer.after_step(optimizer)
+                    note = observer.after_step
+                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
                 except Exception as error:
                     fence.fault(error)
 
@@ -180,7 +185,7 @@ class Attachment:
             noted = guard(note)
 
             def make(original: Any) -> Any:
-                def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - stands in for one
+                def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
                     original(self, *args, **kwargs)
                     noted(self)
 
@@ -190,14 +195,14 @@ class Attachment:
 
         def scheduler(made: Any) -> None:
             held = observer.optimizers.held(made.optimizer) if hasattr(made, "optimizer") else None
-            fields = {"class": type(made).__name__, "location": location(user_place()), "optimizer": held and held.id}
-            observer.declare("scheduler", **fields)
+            fields: dict[str, Any] = {"class": type(made).__name__, "location": location(user_place())}
+            observer.ledger.declare("scheduler", **fields, optimizer=held and held.id)
 
         loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         iterated = guard(lambda made: observer.epoch(loaders.get(made, -1)))
 
         def with_iter(original: Any) -> Any:
-            def __iter__(self: Any) -> Any:  # noqa: N807 - stands in for one
+            def __iter__(self: Any) -> Any:
                 iterated(self)
                 return original(self)
 
@@ -207,8 +212,9 @@ class Attachment:
 
         def loader(made: Any) -> None:
             sampler = type(getattr(made, "sampler", None)).__name__
-            number = observer.declare(
-                "loader", location=location(user_place()), batch_size=made.batch_size, shuffle=sampler == "RandomSampler",
+            number = observer.ledger.declare(
+                "loader", location=location(user_place()), batch_size=made.batch_size,
+                shuffle=sampler == "RandomSampler",
                 num_workers=made.num_workers, drop_last=made.drop_last, sampler=sampler,
             )  # fmt: skip
             loaders[made] = number
@@ -230,8 +236,16 @@ class Attachment:
 
             return eval
 
+        def with_train(original: Any) -> Any:
+            def train(self: Any, mode: bool = True) -> Any:
+                if sys._getframe(1).f_code.co_filename != _MODULE_FILE:  # not torch's own walk through the children
+                    mode_set(self, bool(mode))
+                return original(self, mode)
+
+            return train
+
         def with_enter(original: Any) -> Any:
-            def __enter__(self: Any) -> Any:  # noqa: N807 - stands in for one
+            def __enter__(self: Any) -> Any:
                 if observer.trained and "torch" not in sys._getframe(1).f_code.co_filename:
                     pause()
                 return original(self)
@@ -239,6 +253,7 @@ class Attachment:
             return __enter__
 
         self._patch(torch.nn.Module, "eval", with_eval)
+        self._patch(torch.nn.Module, "train", with_train)
         self._patch(torch.no_grad, "__enter__", with_enter)
         self._patch(torch.inference_mode, "__enter__", with_enter)
 
@@ -261,7 +276,7 @@ class Attachment:
                         inside[0] = False
                     if traced:
                         resumed(name, args, result)
-                    if observer.watching or not result.requires_grad:
+                    if observer.watching or observed() or not result.requires_grad:
                         called(name, args, kwargs, result)
                     return result
 
@@ -348,7 +363,7 @@ def _exception(kind: Any, value: Any, trace: Any) -> None:
             place = None
             while trace is not None:
                 place, trace = (os.path.abspath(trace.tb_frame.f_code.co_filename), trace.tb_lineno), trace.tb_next
-            attachment.fence.guard(attachment.observer.event)(
+            attachment.fence.guard(attachment.observer.ledger.event)(
                 "exception", **{"class": kind.__name__, "message": str(value)[:500], "location": location(place)}
             )
 
@@ -364,7 +379,7 @@ def _forked() -> None:
         _attached.append(Attachment(old.options))
         _attached[-1].observer.adopt(old.observer)
         _end_with_workers()
-    except Exception as error:  # noqa: BLE001 - the fence
+    except Exception as error:
         say(f"could not watch a forked process ({type(error).__name__}: {error}); it runs unwatched")
 
 

@@ -1,4 +1,4 @@
-"""Backward calls: where they are, what loss they were given, the graph behind it, and the first loss that is not finite."""
+"""Backward calls: where they are, what loss they were given, the graph behind it, the first that is not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wellfit.probe.device import sent
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
 from wellfit.probe.optimizers import Held
-from wellfit.probe.statistics import Meter
+from wellfit.probe.statistics import Meter, is_real
 from wellfit.probe.trace import Trace
 
 TRACED = 2  # backward calls of each place whose graph is taken
@@ -85,11 +85,14 @@ class Backwards:
         return original if scaled is loss else loss
 
     def value(self, loss: Any, row: LateRow) -> float | None:
-        """The value of a loss; NaN if it is not one number; None if it is on a device, and `row` will come later."""
+        """The value of a loss (the mean of one that is not one number); None if there is none, or not yet: what is on
+        a device comes later, as `row`."""
         if self._scaled is not None:
             loss = self.unscaled(loss)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex() or loss.is_meta:
-            return math.nan
+        if not isinstance(loss, torch.Tensor) or not is_real(loss) or not loss.numel():
+            return None
+        if loss.numel() > 1:
+            loss = loss.detach().mean()
         if loss.is_cpu:
             return float(loss.item())
         self.later(row, loss)
@@ -133,7 +136,7 @@ class Backwards:
         graph.activations(nodes, {layer.name: layer for _, layer in self.layers.all()})
         self.declare({"type": "graph", "step": step, "backward": site, "nodes": nodes, "cuts": list(self.trace.cuts)})
 
-    # -- not finite ---------------------------------------------------------------------------------------------------
+    # Not finite -------------------------------------------------------------------------------------------------------
 
     def loss_not_finite(self, loss: Any, site: int, value: float) -> None:
         """A loss is NaN or infinite: find the operation that made it so, while its graph is there."""
@@ -185,7 +188,9 @@ class Backwards:
 
     def _suspected(self, early: list[dict[str, Any]]) -> dict[str, Any]:
         suspect = nonfinite.suspect(early) or {}
-        return {key: suspect[key] for key in ("function", "file", "line", "op", "layer") if suspect.get(key) is not None}
+        return {
+            key: suspect[key] for key in ("function", "file", "line", "op", "layer") if suspect.get(key) is not None
+        }
 
     def _bad(self, tensor: torch.Tensor) -> bool:
         return self.meter.takes(tensor) and not math.isfinite(self.meter.summary(tensor.detach(), 0, -1.0, math.inf)[3])
@@ -193,4 +198,3 @@ class Backwards:
     def _bad_parameter(self, parameter: torch.Tensor) -> str | None:
         known = self.layers.parameter(parameter)
         return known[0] if known and self._bad(parameter) else None
-

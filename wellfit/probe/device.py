@@ -33,7 +33,7 @@ def sent(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
         return tensor.to("cpu"), None
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(tensor.device))
     return host, event
 
@@ -59,7 +59,15 @@ class Device:
         return bool(self._asked or self._under_way)
 
     def summary(
-        self, step: int, what: str, subject: str, tensor: torch.Tensor, mode: int, low: float, high: float, units: Any = None
+        self,
+        step: int,
+        what: str,
+        subject: str,
+        tensor: torch.Tensor,
+        mode: int,
+        low: float,
+        high: float,
+        units: Any = None,
     ) -> None:
         """Ask for a row of one tensor.
 
@@ -71,7 +79,13 @@ class Device:
             x = tensor.detach().float()
             flat = (x if mode else x.abs()) <= low
             saturated = (x.abs() >= high).sum() if math.isfinite(high) else x.new_zeros(())
-            parts = [x.mean(), torch.linalg.vector_norm(x), torch.linalg.vector_norm(x, math.inf), flat.sum(), saturated]
+            parts = [
+                x.mean(),
+                torch.linalg.vector_norm(x),
+                torch.linalg.vector_norm(x, math.inf),
+                flat.sum(),
+                saturated,
+            ]
             if units is not None:
                 parts += self._units(x, *units)
             answer = torch.stack([part.double() if x.device.type != "mps" else part.float() for part in parts])
@@ -87,7 +101,9 @@ class Device:
 
         self._asked.append((answer, finish))
 
-    def _units(self, x: torch.Tensor, axis: int, ages: dict[str, torch.Tensor] | None, limit: int) -> list[torch.Tensor]:
+    def _units(
+        self, x: torch.Tensor, axis: int, ages: dict[str, torch.Tensor] | None, limit: int
+    ) -> list[torch.Tensor]:
         axis %= x.dim()
         others = [d for d in range(x.dim()) if d != axis]
         variance = x.var(others, correction=0).mean()

@@ -84,7 +84,9 @@ class Evaluations:
     def _note(self, name: str, args: Any, kwargs: Any) -> None:
         if torch.is_grad_enabled() or not self._depth:
             return
-        if any(self.layers.get(m) is not None and isinstance(m, nn.modules.dropout._DropoutNd) for m in self._depth[-1:]):
+        if any(
+            self.layers.get(m) is not None and isinstance(m, nn.modules.dropout._DropoutNd) for m in self._depth[-1:]
+        ):
             return
         if name == "dropout":
             p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
@@ -118,7 +120,8 @@ class Evaluations:
         first = args[0] if isinstance(args, tuple) and args and isinstance(args[0], torch.Tensor) else None
         self.declare(
             {
-                "type": "event", "event": "evaluation", "step": self.step, "root": layer.root, "training": module.training,
+                "type": "event", "event": "evaluation", "step": self.step,
+                "root": layer.root, "training": module.training,
                 "location": location(user_place(3)), "functional_dropout": self._dropout,
                 "training_layers": sorted({n for n, training in self._mode_layers if training}),
                 "eval_layers": sorted({n for n, training in self._mode_layers if not training}),

@@ -8,8 +8,30 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_function_modes = torch._C._len_torch_function_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+
+
+def observed() -> bool:
+    """Whether a mode (of the user's, or our trace) would see the torch calls that are made now."""
+    return bool(_function_modes() or _dispatch_modes())
+
+
+def out_of_sight(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, but no torch function mode, dispatch mode or tensor subclass sees the torch calls it makes."""
+
+    @functools.wraps(function)
+    def hidden(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            return function(*args, **kwargs)
+
+    return hidden
 
 
 class Fence:
@@ -46,15 +68,16 @@ class Fence:
             self.detach = None
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
-        """`function`, but its errors end in `fault` and it does nothing once the probe is off."""
+        """`function`, but its errors end in `fault`, it does nothing once the probe is off, and no mode sees it."""
+        hidden = out_of_sight(function)
 
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
             if self.off:
                 return None
             try:
-                return function(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - the fence itself
+                return hidden(*args, **kwargs) if observed() else function(*args, **kwargs)
+            except Exception as error:
                 self.fault(error)
                 return None
 

@@ -12,6 +12,7 @@ import torch
 
 VALUE_CHECKS = 8  # values read to confirm that a gradient was kept; after that the verdict so far stands
 
+
 class GradientWatch:
     """Follows the gradient object of one parameter of one optimizer.
 

@@ -225,13 +225,13 @@ class Layers:
             elif isinstance(value, tuple) and all(isinstance(v, int) for v in value):
                 attributes[name] = list(value)
         attributes["bias"] = module._parameters.get("bias") is not None
+        known = [self.parameter(p) for p in module._parameters.values() if p is not None]
+        applied = layer.activation_place or (self.place(module) if layer.kind == "activation" else None)
         return {
             "type": "layer", "name": layer.name, "class": type(module).__name__, "kind": layer.kind,
             "location": location(self.place(module)), "root": layer.root, "order": layer.order,
-            "parameters": [known[0] for p in module._parameters.values() if p is not None and (known := self.parameter(p))],
-            "attributes": attributes, "activation": layer.activation,
-            "activation_location": location(layer.activation_place or (self.place(module) if layer.kind == "activation" else None)),
-            "registered": layer.registered,
+            "parameters": [names[0] for names in known if names is not None], "attributes": attributes,
+            "activation": layer.activation, "activation_location": location(applied), "registered": layer.registered,
         }  # fmt: skip
 
 

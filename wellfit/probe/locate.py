@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from types import CodeType, FrameType
 
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = tuple(
     {
         os.path.abspath(path) + os.sep
@@ -29,7 +29,7 @@ def is_user_file(name: str) -> bool:
         path = os.path.abspath(name)
         known = not (
             name.startswith("<")
-            or path.startswith(_OURS)
+            or path.startswith(OURS)
             or path.startswith(_LIBRARY)
             or any(part in path for part in _INSTALLED)
         ) or name.startswith("<ipython-input")

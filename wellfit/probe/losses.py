@@ -82,7 +82,12 @@ class Losses:
             return  # their extremes could only be had by waiting for the device
         if isinstance(prediction, torch.Tensor) and self.meter.takes(prediction) and prediction.numel():
             self.emit("output", str(number), self._output(prediction.detach()))
-        if isinstance(target, torch.Tensor) and target.numel() and target.layout is torch.strided and not target.is_meta:
+        if (
+            isinstance(target, torch.Tensor)
+            and target.numel()
+            and target.layout is torch.strided
+            and not target.is_meta
+        ):
             row = self._target(target.detach())
             if row is not None:
                 self.emit("target", str(number), row)
@@ -102,10 +107,9 @@ class Losses:
             distinct = torch.unique(flat[:DISTINCT]).numel()
             values = flat.to(torch.float64)
             low, high = _extremes(flat.to(torch.int64))
-            return (
-                float(target.numel()), float(values.mean()), float(values.square().mean().sqrt()), float(values.abs().max()),
-                low, high, float(distinct), 1.0,
-            )  # fmt: skip
+            sizes = (values.mean(), values.square().mean().sqrt(), values.abs().max())
+            mean, rms, amax = (float(size) for size in sizes)
+            return (float(target.numel()), mean, rms, amax, low, high, float(distinct), 1.0)
         if not self.meter.takes(target):
             return None
         count, mean, rms, amax, _, _ = self.meter.summary(target, 0, 0.0, math.inf)

@@ -23,8 +23,9 @@ _RESULTS = {"result", "output", "result0", "out"}
 # Operations whose derivative is infinite or undefined at a point where their value is finite.
 FRAGILE = (
     "SqrtBackward0", "LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2", "PowBackward0",
-    "PowBackward1", "DivBackward0", "LogBackward0", "AcosBackward0", "AsinBackward0", "Atan2Backward0", "CdistBackward0",
-    "StdBackward0", "ReciprocalBackward0", "RsqrtBackward0", "ExpBackward0", "Log2Backward0", "Log1PBackward0",
+    "PowBackward1", "DivBackward0", "LogBackward0", "AcosBackward0", "AsinBackward0", "Atan2Backward0",
+    "CdistBackward0", "StdBackward0", "ReciprocalBackward0", "RsqrtBackward0", "ExpBackward0", "Log2Backward0",
+    "Log1PBackward0",
 )  # fmt: skip
 
 
@@ -48,18 +49,25 @@ def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: l
         if bad_inputs:
             found = _producer(node, layers, meter)
             if isinstance(found, str):
-                return {"where": "parameter", "parameter": found, "layer": _layer_of(found, layers), "inputs_finite": False}
+                return {
+                    "where": "parameter",
+                    "parameter": found,
+                    "layer": _layer_of(found, layers),
+                    "inputs_finite": False,
+                }
             if found is not None:
                 return _said(found, "forward", ids, layers, trace, early)
             named = _said(node, "forward", ids, layers, trace, early)
             leaf_bad = any(below is None for below, _ in node.next_functions) and not _has_graph_input(node)
-            return {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
+            return (
+                {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
+            )
         return _said(node, "forward", ids, layers, trace, early)
     return _said(loss_node, "loss", ids, layers, trace, early)
 
 
 def suspect(early: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The operation of an early graph, nearest to the loss, whose derivative may be infinite though its value is not."""
+    """The operation nearest to the loss whose derivative may be infinite though its value is not."""
     for op in FRAGILE[:4]:  # the ones whose derivative is infinite at zero come first
         for node in early:
             if node["op"] == op:
@@ -126,7 +134,12 @@ def _said(
     node: Any, where: str, ids: dict[Any, int], layers: Layers, trace: Trace, early: list[dict[str, Any]]
 ) -> dict[str, Any]:
     op = node.name().rpartition("::")[2]
-    said: dict[str, Any] = {"where": where, "op": op, "function": op.removesuffix("Backward0").lower(), "inputs_finite": True}
+    said: dict[str, Any] = {
+        "where": where,
+        "op": op,
+        "function": op.removesuffix("Backward0").lower(),
+        "inputs_finite": True,
+    }
     call = trace.calls.get(node)
     if call is not None:
         said["function"], said["layer"] = call.function, call.layer

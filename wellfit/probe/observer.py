@@ -24,11 +24,12 @@ from wellfit.probe.fence import Fence
 from wellfit.probe.frames import ROW
 from wellfit.probe.governor import Governor
 from wellfit.probe.layers import Layer, Layers
+from wellfit.probe.ledger import Ledger
 from wellfit.probe.locate import Place, cached_place, location, user_frame
 from wellfit.probe.losses import Losses
 from wellfit.probe.optimizers import Held, Optimizers
 from wellfit.probe.patterns import BACKWARD, Patterns
-from wellfit.probe.statistics import Meter, Row
+from wellfit.probe.statistics import Meter, Row, is_real
 from wellfit.probe.trace import Trace
 from wellfit.probe.weights import Weights
 from wellfit.probe.writer import Writer
@@ -55,18 +56,19 @@ class Observer:
         self.fence = fence
         self.started = perf_counter()
         self.writer = Writer(str(options["run"]), *process.rank_and_pid(), int(options.get("quota", 512_000_000)))
+        self.ledger = Ledger(self.writer)
         declare = self.writer.declare
         self.layers = Layers()
         self.meter = Meter()
         self.governor = Governor(
             float(options.get("overhead", 0.01)), int(options.get("seed", 1)), int(options.get("every", 0))
         )
-        self.device = Device(self._emit_late)
+        self.device = Device(self.ledger.row)
         self.activations = Activations(
             self.layers, self.meter, self.emit, self.device, lambda: self.step, fence.guard, self._spend
         )
         self.trace = Trace(fence, self.activations.current_layer)
-        self.backwards = Backwards(self.layers, self.meter, self.trace, declare, self.event)
+        self.backwards = Backwards(self.layers, self.meter, self.trace, declare, self.ledger.event)
         self.activations.on_root = self._on_root
         self.activations.on_non_finite = self.backwards.layer_not_finite
         self.optimizers = Optimizers(self.layers, declare, self._hyper_row)
@@ -90,17 +92,16 @@ class Observer:
         self._in_step = 0
         self._backward_since_tick = False
         self._pattern: list[int] = []
-        self._rows: dict[int, dict[tuple[str, str], Row]] = {}
         self._manual: Held | None = None
         self._zero_place: Place | None = None
-        self._counts: dict[str, int] = {}
+        self._evaluating = False  # the last mode set was eval
         self._mode_said: tuple[Any, ...] | None = None
         self._next_slow = 1
         self._next_flush = 0.0
         self._since = (0, 0.0, 0.0)  # step, wall and CPU time of the last slow tick
         self.activations.begin()
 
-    # -- backward -----------------------------------------------------------------------------------------------------
+    # Backward ---------------------------------------------------------------------------------------------------------
 
     def before_backward(self, tensors: Any) -> bool:
         """A backward call begins; True if it is one of the training's own (not one inside another, or of a thread)."""
@@ -134,8 +135,8 @@ class Observer:
             self.evaluations.end()
         if not self.optimizers.made and self._backward_since_tick and not self._in_step:
             self._manual_tick()
-        if self._rows:
-            self._write_rows(self.step)
+        if self.ledger.waiting:
+            self.ledger.write(self.step, keep=self.backwards.said)
         if self._following:
             for watch in self.optimizers.watches():
                 watch.before_backward()
@@ -167,7 +168,7 @@ class Observer:
         self._in_backward = False
         self.trace.clear()
 
-    # -- the optimizer's step -------------------------------------------------------------------------------------------
+    # The optimizer's step ---------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any) -> None:
         """An optimizer is about to step."""
@@ -177,9 +178,8 @@ class Observer:
         self._in_step += 1
         lrs = held.lrs
         groups = optimizer.param_groups
-        if len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]) or self._attentive:
-            if [group.get("lr") for group in groups] != lrs or self._attentive:
-                self.optimizers.follow(held, optimizer)
+        if self._attentive or len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]):
+            self.optimizers.follow(held, optimizer)
         if self._attentive:
             self._prepare_step(held, optimizer)
 
@@ -191,7 +191,7 @@ class Observer:
             for watch in held.watches:
                 if watch.at_step():
                     known = self.layers.parameter(watch.parameter)
-                    self._count_event(
+                    self.ledger.count_event(
                         "stale-gradient", f"stale {held.id}", optimizer=held.id, parameter=known and known[0],
                         confirmed=watch.checks > watch.zeros, followed=held.followed,
                     )  # fmt: skip
@@ -256,18 +256,22 @@ class Observer:
         if name not in (f"zero_grad:{held.id}", "zero_grad:module"):
             return
         if all(p.grad is None or not bool(torch.count_nonzero(p.grad)) for p in held.parameters[:4]):
-            self._count_event(
+            self.ledger.count_event(
                 "gradient-cleared", f"cleared {held.id}", optimizer=held.id, location=location(self._zero_place)
             )
 
-    # -- loops without an optimizer -------------------------------------------------------------------------------------
+    # Loops without an optimizer ---------------------------------------------------------------------------------------
 
     def _manual_before(self) -> None:
         """After backward, in a loop that changes its parameters by hand: measure them as before a step."""
         begin = thread_time()
         if self._manual is None:
             self._manual = Held(self, MANUAL, None)
-        known = [(p, name) for reference, name, _ in list(self.layers.parameter_names.values()) if (p := reference()) is not None]
+        known = [
+            (p, name)
+            for reference, name, _ in list(self.layers.parameter_names.values())
+            if (p := reference()) is not None
+        ]
         self._manual.parameters = [p for p, _ in known]
         self._manual.names = [name for _, name in known]
         self.weights.before(self._manual, self.step)
@@ -279,7 +283,7 @@ class Observer:
             self.weights.after()
         self._tick(MANUAL)
 
-    # -- steps ----------------------------------------------------------------------------------------------------------
+    # Steps ------------------------------------------------------------------------------------------------------------
 
     def _tick(self, optimizer: int) -> None:
         """The step ends."""
@@ -289,7 +293,7 @@ class Observer:
         self.writer.rows += _pack(_S, min(optimizer, 255), pattern, step, now - self.started, self.governor.spent)
         self._pattern.clear()
         self._backward_since_tick = False
-        self.step = step + 1
+        self.step = self.ledger.step = step + 1
         if step + 1 >= self._next_slow or now >= self._next_flush or self._attentive:
             self._slow_tick(step, now)
 
@@ -306,7 +310,7 @@ class Observer:
         self._timed = 0.0
         self._zero_place = None
         if watched:
-            self._say_modes()
+            self._say_modes(step)
         if self.device.busy:
             self.device.collect()
             self.device.end_step()
@@ -320,7 +324,7 @@ class Observer:
         if self._following and next_step % FOLLOWED == 0:
             for watch in self.optimizers.watches():
                 watch.after_step()
-        self._attentive = self.watching or watched or self._following or bool(self._rows)
+        self._attentive = self.watching or watched or self._following or self.ledger.waiting
         self._next_slow = next_step + 1 if self._attentive else min(
             self.governor.next, next_step + FLUSH_STEPS, (next_step // FOLLOWED + 1) * FOLLOWED,
         )  # fmt: skip
@@ -342,31 +346,35 @@ class Observer:
 
     def _on_root(self, module: Any, layer: Layer) -> None:
         """A model's forward begins on a watched step: in the first ones torch's calls are logged."""
+        if self._manual_step_over() and torch.is_grad_enabled() and not self._in_backward:
+            self._manual_tick()
         early = self.step < TRACED_STEPS or self.backwards.none_traced()
         if early and not self.compiled and not self._in_backward and not self._in_step and torch.is_grad_enabled():
             self.trace.start()
 
-    def _say_modes(self) -> None:
+    def _say_modes(self, step: int) -> None:
         modes = self.activations.modes
         said = (tuple(sorted(n for n, t in modes.items() if t)), tuple(sorted(n for n, t in modes.items() if not t)))
         if modes and said != self._mode_said:
             self._mode_said = said
-            self.event("forward-mode", training_layers=list(said[0]), eval_layers=list(said[1]))
+            self.ledger.event("forward-mode", step=step, training_layers=list(said[0]), eval_layers=list(said[1]))
 
-    # -- losses, modes, other objects -------------------------------------------------------------------------------------
+    # Losses, modes, other objects -------------------------------------------------------------------------------------
 
     def loss_called(self, function: str, args: Any, kwargs: Any, result: Any) -> None:
         """A loss function returned."""
-        if self._in_backward or not isinstance(result, torch.Tensor):
+        if self._in_backward or not isinstance(result, torch.Tensor) or not is_real(result):
+            return
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # inside torch.func nothing is a plain number
             return
         if self._owner is not None and self._owner != get_ident():
             return
         training = result.requires_grad
-        if not training and not self.trained:
+        if not (self.watching if training else self.trained):
             return
         begin = thread_time()
         number = self.losses.number(function, 3, args, kwargs, training)
-        scalar = result.numel() == 1 and result.is_cpu and not result.is_meta
+        scalar = result.numel() == 1 and result.is_cpu
         value = float(result.detach()) if scalar else math.nan
         now = perf_counter() - self.started
         if training:
@@ -374,9 +382,9 @@ class Observer:
             self.losses.measure(number, args, kwargs)
             self._timed += thread_time() - begin
         elif scalar:
-            self.writer.row(_E, 0, number, self.step, value, now)
-        elif result.numel() == 1 and not result.is_meta:
-            self.backwards.later((_E, 0, number, self.step, now), result)
+            self.writer.row(_E, not self._evaluating, number, self.step, value, now)
+        elif result.numel() == 1:
+            self.backwards.later((_E, not self._evaluating, number, self.step, now), result)
 
     def pause(self) -> None:
         """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
@@ -389,34 +397,27 @@ class Observer:
 
     def mode_set(self, module: Any, training: bool) -> None:
         """`train()` or `eval()` was called on a module by the user."""
+        self._evaluating = not training
         if not training:
             self.pause()
-            self._look_again()
-        count = self._counts["mode"] = self._counts.get("mode", 0) + 1
-        if count <= 200:
-            self.event("mode", root=self.layers.name_of(module), training=training, location=location(cached_place(4)))
+        self._look_again()
+        if self.ledger.first("mode", times=200):
+            root = self.layers.name_of(module)
+            self.ledger.event("mode", root=root, training=training, location=location(cached_place(4)))
 
     def _look_again(self) -> None:
         """After an evaluation: see soon in which mode training goes on."""
-        count = self._counts["looked again"] = self._counts.get("looked again", 0) + 1
-        if self.trained and count <= 5:
+        if self.trained and self.ledger.first("looked again", times=5):
             self.governor.next = self._next_slow = self.step + 1
 
     def skipped_step(self, scale: float) -> None:
         """GradScaler left the optimizer's step out."""
-        self._count_event("scaler", "scaler", scale=scale)
-
-    def declare(self, kind: str, **fields: Any) -> int:
-        """A scheduler or a loader was made; returns its id."""
-        number = self._counts[kind] = self._counts.get(kind, -1) + 1
-        if number < 200:
-            self.writer.declare({"type": kind, "id": number, **fields})
-        return number
+        self.ledger.count_event("scaler", "scaler", scale=scale)
 
     def epoch(self, loader: int) -> None:
         """A loader is iterated anew."""
         if not self._in_backward:
-            self._count_event("epoch", f"epoch {loader}", loader=loader)
+            self.ledger.count_event("epoch", f"epoch {loader}", loader=loader)
 
     def compile_called(self) -> None:
         """torch.compile is used: leave modules alone from here on."""
@@ -434,22 +435,12 @@ class Observer:
                 }
             )  # fmt: skip
 
-    # -- plumbing -----------------------------------------------------------------------------------------------------
+    # Plumbing ---------------------------------------------------------------------------------------------------------
 
     def emit(self, what: str, subject: str, row: Row) -> None:
         """Take one row of a series for the current step."""
         step = self._update_step() if what in ("parameter", "gradient", "update") else self.step
-        self._rows.setdefault(step, {})[what, subject] = row
-
-    def event(self, name: str, **fields: Any) -> None:
-        """Write an event."""
-        self.writer.declare({"type": "event", "event": name, "step": self.step, **fields})
-
-    def _count_event(self, name: str, key: str, **fields: Any) -> None:
-        """Write an event the first five times, then at each doubling."""
-        count = self._counts[key] = self._counts.get(key, 0) + 1
-        if count <= 5 or count & (count - 1) == 0:
-            self.event(name, count=count, **fields)
+        self.ledger.row(step, what, subject, row)
 
     def _spend(self, seconds: float) -> None:
         self._timed += seconds
@@ -460,19 +451,6 @@ class Observer:
     def _write_late(self, wait: bool = False) -> None:
         for (kind, a, b, step, at), value in self.backwards.arrived(wait):
             self.writer.row(kind, a, b, step, value, at)
-
-    def _emit_late(self, step: int, what: str, subject: str, row: Row) -> None:
-        """Take a row that arrived from an accelerator, after its step."""
-        self._rows.setdefault(step, {})[what, subject] = row
-
-    def _write_rows(self, before: int) -> None:
-        for step in [s for s in self._rows if s < before]:
-            rows = self._rows.pop(step)
-            series = self.writer.series
-            first_bad = self.backwards.said and not self._counts.get("kept bad step")
-            self._counts["kept bad step"] = int(self.backwards.said)
-            lines: list[tuple[float, ...]] = [(series(what, subject), *row) for (what, subject), row in sorted(rows.items())]
-            self.writer.statistics(step, lines, keep=first_bad)
 
     def _declare_all(self) -> None:
         self.activations.dirty = False
@@ -490,7 +468,8 @@ class Observer:
         self.writer.declare(
             {
                 "type": "cost", "watched": self.governor.watched, "steps": self.step,
-                "seconds": self.governor.elapsed(perf_counter()), "probe_seconds": self.governor.spent + self.governor.start_up,
+                "seconds": self.governor.elapsed(perf_counter()),
+                "probe_seconds": self.governor.spent + self.governor.start_up,
                 "period": self.governor.period, "cap": self.meter.cap,
             }
         )  # fmt: skip
@@ -508,7 +487,7 @@ class Observer:
         """Write what is known by now."""
         if self.trained and not self.ended:
             self._declare_all()
-            self._write_rows(self.step)
+            self.ledger.write(self.step)
             self.say_cost()
             self.writer.flush()
 
@@ -522,7 +501,7 @@ class Observer:
         self._declare_all()
         self.device.end_step()
         self.device.collect(wait=True)
-        self._write_rows(self.step + 1)
+        self.ledger.write(self.step + 1, keep=self.backwards.said)
         self._write_late(wait=True)
         self.say_cost()
         self.writer.close()

@@ -25,8 +25,10 @@ class Held:
         watches: gradients that are followed to see whether they are cleared.
     """
 
-    __slots__ = ("code", "declared", "followed", "hyper", "id", "lrs", "names", "offset", "parameters", "place", "reference", "size",
-                 "steps", "watches", "zero_code")  # fmt: skip
+    __slots__ = (
+        "code", "declared", "followed", "hyper", "id", "lrs", "names", "offset", "parameters", "place", "reference",
+        "size", "steps", "watches", "zero_code",
+    )  # fmt: skip
 
     def __init__(self, optimizer: Any, number: int, place: Place | None) -> None:
         self.reference = weakref.ref(optimizer)
@@ -152,7 +154,9 @@ class Optimizers:
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    settings: dict[str, Any] = {key: value for key, value in group.items() if isinstance(value, (bool, int, float, str))}
+    settings: dict[str, Any] = {
+        key: value for key, value in group.items() if isinstance(value, (bool, int, float, str))
+    }
     betas = group.get("betas")
     if isinstance(betas, (tuple, list)) and all(isinstance(beta, float) for beta in betas):
         settings["betas"] = list(betas)

@@ -15,6 +15,7 @@ NAN = math.nan
 Row = tuple[float, float, float, float, float, float, float, float]
 
 _FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+_NO_DISPATCH = torch.Tensor.__torch_dispatch__
 
 
 class Units:
@@ -27,7 +28,9 @@ class Units:
 
     __slots__ = ("absolute", "count", "maximum", "sumsq", "total")
 
-    def __init__(self, maximum: array[float], absolute: array[float], total: array[float], sumsq: array[float], count: int) -> None:
+    def __init__(
+        self, maximum: array[float], absolute: array[float], total: array[float], sumsq: array[float], count: int
+    ) -> None:
         self.maximum = maximum
         self.absolute = absolute
         self.total = total
@@ -35,7 +38,7 @@ class Units:
         self.count = count
 
     def variation(self) -> float:
-        """sqrt(mean over units of the variance) / rms; NaN for fewer than 2 elements a unit, 0 for an all-zero tensor."""
+        """sqrt(mean over units of the variance) / rms; NaN for fewer than 2 elements a unit, 0 if all are zero."""
         n = self.count
         if n < 2 or not self.total:
             return NAN
@@ -53,14 +56,18 @@ class Units:
         n = self.count
         if n < 2 or not self.total:
             return NAN
-        flat = sum(q / n - (s / n) ** 2 <= 1e-12 * max(q / n, 1e-300) for s, q in zip(self.total, self.sumsq, strict=True))
+        flat = sum(
+            q / n - (s / n) ** 2 <= 1e-12 * max(q / n, 1e-300) for s, q in zip(self.total, self.sumsq, strict=True)
+        )
         return flat / len(self.total)
 
     def profile(self, parts: int) -> Row:
         """rms in equal parts of the unit axis, first to last."""
         size = len(self.sumsq)
         cuts = [size * i // parts for i in range(parts + 1)]
-        rms = [math.sqrt(sum(self.sumsq[a:b]) / max(1, (b - a) * self.count)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        rms = [
+            math.sqrt(sum(self.sumsq[a:b]) / max(1, (b - a) * self.count)) for a, b in zip(cuts, cuts[1:], strict=False)
+        ]
         return tuple(rms)  # type: ignore[return-value]
 
 
@@ -89,7 +96,9 @@ class Meter:
             and _plain(tensor)
         )
 
-    def summary(self, tensor: torch.Tensor, mode: int, low: float, high: float) -> tuple[float, float, float, float, float, float]:
+    def summary(
+        self, tensor: torch.Tensor, mode: int, low: float, high: float
+    ) -> tuple[float, float, float, float, float, float]:
         """(count, mean, rms, amax, low, high) of one tensor."""
         return self.summaries([tensor], [mode], [low], [high])[0]
 
@@ -134,6 +143,15 @@ class Meter:
         return engine.unit_age(units, limit)
 
 
+def is_real(tensor: torch.Tensor) -> bool:
+    """Whether it has real numbers of its own: not on `meta`, not of a subclass that answers for itself (FakeTensor)."""
+    return tensor.is_floating_point() and not tensor.is_meta and type(tensor).__torch_dispatch__ is _NO_DISPATCH
+
+
 def _plain(tensor: torch.Tensor) -> bool:
     kind = type(tensor)
-    return kind is torch.Tensor or kind is torch.nn.Parameter or kind is torch.nn.parameter.Buffer
+    if not (kind is torch.Tensor or kind is torch.nn.Parameter or kind is torch.nn.parameter.Buffer):
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(
+        tensor
+    )  # those of torch.func hold no numbers of their own

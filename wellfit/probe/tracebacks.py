@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from wellfit.probe.locate import OURS
+
 # The warnings module leaves out frames of a file of such a name when it counts up to the caller (its own words: "frames
 # that are internal to the import system"), in all supported versions of Python.
 UNCOUNTED = "<frozen importlib._bootstrap> of wellfit"
-
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -24,7 +23,7 @@ def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
         trace = trace.tb_next
     for link in reversed(links):
         file = link.tb_frame.f_code.co_filename
-        if file != UNCOUNTED and not file.startswith(_OURS):
+        if file != UNCOUNTED and not file.startswith(OURS):
             link.tb_next = kept
             kept = link
     return kept

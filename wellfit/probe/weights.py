@@ -17,6 +17,7 @@ from wellfit.probe.statistics import NAN, Meter, Row
 SAMPLES = 4096  # elements of a tensor kept from before the step (relative standard error of an rms: 1.1 %)
 TENSORS = 1024  # looked at in one step; with more, each watched step takes the next part
 
+
 class Weights:
     """Measures parameters and gradients just before a step, and the updates just after it.
 
@@ -99,7 +100,9 @@ class Weights:
 
     def no_gradient(self, held: Held, step: int) -> None:
         """Say which parameters have no gradient at the step, when that changed."""
-        missing = tuple(n for p, n in zip(held.parameters, held.names, strict=True) if p.requires_grad and p.grad is None)
+        missing = tuple(
+            n for p, n in zip(held.parameters, held.names, strict=True) if p.requires_grad and p.grad is None
+        )
         if missing != self._missing.get(held.id, ()):
             self._missing[held.id] = missing
             self.declare(
@@ -113,7 +116,11 @@ class Weights:
         if name not in self.initial:
             _, mean, rms, amax = row[:4]
             variance = rms * rms - mean * mean
-            self.initial[name] = {"std": math.sqrt(max(variance, 0.0)) if variance == variance else NAN, "rms": rms, "amax": amax}
+            self.initial[name] = {
+                "std": math.sqrt(max(variance, 0.0)) if variance == variance else NAN,
+                "rms": rms,
+                "amax": amax,
+            }
 
     def declare_parameters(self, optimizers: Iterable[Held]) -> None:
         """Every parameter that has a name, and which optimizer holds it."""

@@ -136,5 +136,5 @@ def find_run(text: str, cwd: str | os.PathLike[str]) -> Path:
     if text and _is_run(path):
         return path
     near = difflib.get_close_matches(text, [run.name for run in runs], n=3, cutoff=0.3)
-    hint = f"did you mean {', '.join(near)}?" if near else 'give an id, a path or "last"'
+    hint = f"did you mean {', '.join(near)}?" if near else "`wellfit runs` lists them"
     raise WellfitError(f'no run "{text}" in {runs_folder(cwd)}: {hint}')

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from wellfit.record import Run
 
 
+LONG = 30.0
+"""Seconds from which a share of the time says something: a short run is mostly the probe's start."""
+
+
 @dataclass(frozen=True)
 class Account:
     """The figures of a run that every report shows.
@@ -60,7 +64,7 @@ class Account:
             text += f", {self.processes} processes"
         if self.cost_seconds is not None:
             share = self.cost_share
-            percent = f" ({100 * share:.2g} %)" if share is not None and share < 9.95 else ""
+            percent = f" ({100 * share:.2g} %)" if share is not None and (self.seconds or 0.0) >= LONG else ""
             text += f"; watching cost {self.cost_seconds:.2f} s{percent}"
         return text
 

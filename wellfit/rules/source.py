@@ -13,7 +13,7 @@ from wellfit.record import Record
 _LIMIT = 1_000_000  # bytes: a longer file was not written by hand
 _DEPTH = 8  # names followed from the call of the model to where its data are made
 _HOLDERS = {"DataLoader", "TensorDataset", "enumerate", "zip", "tqdm", "iter", "next", "Subset", "trange"}
-_MOVES = {"to", "cuda", "cpu", "float", "double", "half", "view", "reshape", "unsqueeze", "squeeze", "long", "contiguous"}
+_MOVES = {"to", "cuda", "cpu", "float", "double", "half", "view", "reshape", "unsqueeze", "squeeze", "contiguous"}
 
 
 class Source:
@@ -76,23 +76,22 @@ class Source:
             position: which of a pair of arrays is meant where a loader or data set holds several.
         """
         found: list[tuple[int, ast.expr]] = []
+        seen: set[str] = set()
         for _ in range(_DEPTH):
             name = _variable(value, position)
-            makers = sorted(self._makers.get(name, ()), key=lambda made: made[0]) if name else []
+            if name is None or name in seen:
+                break
+            seen.add(name)
+            makers = sorted(self._makers.get(name, ()), key=lambda made: made[0])
+            # `x = x.to(device)` changes no number: what counts is where x came from before.
+            makers = [made for made in makers if not (_only_moves(made[1]) and _variable(made[1], None) == name)]
             if not makers:
                 break
-            line, made, place = makers[-1]
-            follow = _is_holder(made) or _variable(made, place if place is not None else position) not in (None, name)
-            if place is not None:
-                position = place
-            if not _is_holder(made) and not _only_moves(made):
-                found = [(line, value) for line, value, _ in makers]
+            found = [(line, made) for line, made, _ in makers]
+            _, value, place = makers[-1]
+            position = position if place is None else place
+            if not _is_holder(value) and not _only_moves(value):
                 break
-            if not _is_holder(made):
-                found = [(line, value) for line, value, _ in makers]
-            if not follow:
-                break
-            value = made
         return found
 
 

@@ -1,4 +1,4 @@
-"""The autograd graph read as a circuit: what kind of operation a node is, and what stands between the loss and a layer."""
+"""The autograd graph as a circuit: what kind of operation a node is, and what stands between loss and layer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def skip_passes(graph: Graph, node: Node) -> Node:
 
 
 def chain(graph: Graph, node: Node, longest: int = 40) -> list[Node]:
-    """The nodes from this one down while each has just one input, passes left out; ends with a linear node or a fork."""
+    """The nodes from this one down while each has just one input, without passes; ends at a linear node or a fork."""
     found: list[Node] = []
     for _ in range(longest):
         if not is_pass(node):

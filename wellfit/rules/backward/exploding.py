@@ -48,10 +48,7 @@ class Exploding(Rule):
     family = "backward"
     summary = "the gradient grows on its way back or from step to step"
     reads = ("activation_gradient.rms", "gradient.rms", "time_profile", "loss")
-    consequences = (
-        "diverged", "spike", "grad-spike", "non-finite-forward", "non-finite-grad", "oscillation", "plateau",
-        "underfit", "output-collapse", "activation-growth",
-    )  # fmt: skip
+    consequences = ("diverged", "non-finite-forward", "non-finite-grad", "plateau", "output-collapse")
     fixes = (
         Fix("Clip the norm of the gradient", override="clip", safe=True),
         Fix("Divide the learning rate by 10", override="lr", safe=True),

@@ -45,10 +45,7 @@ class ExtraZero(Rule):
     family = "backward"
     summary = "zero_grad clears gradients before the step that should use them"
     reads = ("event.gradient-cleared", "pattern")
-    consequences = (
-        "plateau", "lr-low", "never-updated", "zero-grad-param", "noise-dominated",
-        "underfit",
-    )  # fmt: skip
+    consequences = ("plateau", "lr-low", "never-updated", "zero-grad-param")
     fixes = (Fix("Call zero_grad once for each step, before its first backward"),)
 
     fewest: int = 3  # steps

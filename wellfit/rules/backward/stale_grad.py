@@ -43,9 +43,18 @@ class StaleGrad(Rule):
     summary = "gradients are never cleared: zero_grad is missing"
     reads = ("event.stale-gradient", "pattern")
     consequences = (
-        "lr-high", "exploding", "diverged", "oscillation", "spike", "grad-spike", "dead-units", "saturated", "plateau",
-        "non-finite-forward", "non-finite-grad", "output-collapse", "vanishing", "zero-grad-param", "underfit",
-    )  # fmt: skip
+        "lr-high",
+        "exploding",
+        "diverged",
+        "dead-units",
+        "saturated",
+        "plateau",
+        "non-finite-forward",
+        "non-finite-grad",
+        "output-collapse",
+        "vanishing",
+        "zero-grad-param",
+    )
     fixes = (Fix("Clear the gradient after each step", override="zero-grad"),)
 
     fewest: int = 3  # steps with an old gradient

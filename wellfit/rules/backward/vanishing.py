@@ -48,15 +48,7 @@ class Vanishing(Rule):
     family = "backward"
     summary = "the gradient of early layers is thousands of times smaller"
     reads = ("activation_gradient.rms", "gradient.rms", "parameter.rms", "loss")
-    consequences = (
-        "output-collapse",
-        "plateau",
-        "underfit",
-        "lr-low",
-        "zero-grad-param",
-        "never-updated",
-        "dead-units",
-    )
+    consequences = ("output-collapse", "plateau", "lr-low", "zero-grad-param", "never-updated", "dead-units")
     fixes = (
         Fix("Use ReLU in place of sigmoid or tanh", override="relu"),
         Fix("Put a normalisation between the layers"),

@@ -42,7 +42,7 @@ class ZeroGradParam(Rule):
     family = "backward"
     summary = "layers that run and should learn have a gradient of exactly 0"
     reads = ("gradient.amax", "event.no-gradient", "loss")
-    consequences = ("never-updated", "plateau", "underfit", "lr-low", "vanishing")
+    consequences = ("never-updated", "plateau", "lr-low", "vanishing")
 
     samples: int = 20  # sampled steps with a gradient of exactly 0
 

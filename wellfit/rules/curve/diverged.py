@@ -44,7 +44,7 @@ class Diverged(Rule):
     family: ClassVar[Family] = "curve"
     summary = "the training loss rose for good"
     reads = ("loss",)
-    consequences = ("plateau", "overfit", "oscillation")
+    consequences = ("plateau", "overfit")
     fixes = (
         Fix("Divide the learning rate by 3", override="lr-divide", safe=True),
         Fix("Clip the gradient norm", override="clip", safe=True),

@@ -53,10 +53,18 @@ class EvalMode(Rule):
     summary = "training in eval mode, or evaluation in train mode"
     reads = ("loss",)
     consequences = (
-        "overfit", "plateau", "bn-gap", "bn-mode", "lr-high", "diverged", "exploding", "grad-spike",
-        "activation-growth", "dead-units", "saturated", "output-collapse", "non-finite-forward", "non-finite-grad",
+        "overfit",
+        "plateau",
+        "lr-high",
+        "diverged",
+        "exploding",
+        "dead-units",
+        "saturated",
+        "output-collapse",
+        "non-finite-forward",
+        "non-finite-grad",
         "init-gain",
-    )  # fmt: skip
+    )
     fixes = (
         Fix("Call model.train() before training and model.eval() before evaluation", safe=True),
         Fix("Give functional dropout training=self.training", safe=True),

@@ -47,10 +47,19 @@ class InputScale(Rule):
     summary = "the model's inputs are not normalised"
     reads = ("input", "activation", "loss")
     consequences = (
-        "init-gain", "initial-loss", "saturated", "dead-units", "lr-high", "lr-low", "diverged", "oscillation", "plateau",
-        "underfit", "exploding", "vanishing", "output-collapse", "grad-spike", "activation-growth", "zero-grad-param",
-        "clip-dominates", "layer-imbalance",
-    )  # fmt: skip
+        "init-gain",
+        "initial-loss",
+        "saturated",
+        "dead-units",
+        "lr-high",
+        "lr-low",
+        "diverged",
+        "plateau",
+        "exploding",
+        "vanishing",
+        "output-collapse",
+        "zero-grad-param",
+    )
     fixes = (Fix("Standardise the inputs"),)
 
     rms_high: float = 10.0  # rms of the input; healthy runs 0.3 to 4.8
@@ -149,7 +158,10 @@ class InputScale(Rule):
         output = record.series("activation", layer.name)
         if weight is None or not weight.fan_in or not len(output) or output.step[0] != 0:
             return False
-        bias = max((p.initial.rms for n in layer.parameters if (p := record.parameters.get(n)) and len(p.shape) == 1), default=0)
+        bias = max(
+            (p.initial.rms for n in layer.parameters if (p := record.parameters.get(n)) and len(p.shape) == 1),
+            default=0,
+        )
         expected = weight.initial.rms * math.sqrt(weight.fan_in) * rms
         scale_up = rms < 1  # a tiny input is scaled inside if the output is far larger than weights and bias explain
         if scale_up:
@@ -179,7 +191,9 @@ def _is_target(record: Record, series: Series) -> bool:
     for loss in record.losses.values():
         target = record.series("target", str(loss.id))
         if loss.training and len(target) and target.b[0] == 0 and target.count[0] == series.count[0]:
-            same = np.isclose(target.rms[0], series.rms[0], rtol=0.05) and np.isclose(target.amax[0], series.amax[0], rtol=0.05)
+            same = np.isclose(target.rms[0], series.rms[0], rtol=0.05) and np.isclose(
+                target.amax[0], series.amax[0], rtol=0.05
+            )
             if same:
                 return True
     return False

@@ -55,10 +55,19 @@ class LabelRange(Rule):
     summary = "labels collapsed, off by one, outside [0, 1], or targets not scaled"
     reads = ("target", "output", "loss")
     consequences = (
-        "sign-or-minimum", "diverged", "plateau", "lr-low", "lr-high", "exploding", "initial-loss", "underfit",
-        "output-collapse", "non-finite-forward", "non-finite-grad", "dead-units", "overfit", "grad-spike", "oscillation",
-        "class-imbalance", "label-sorted", "activation-growth", "zero-grad-param",
-    )  # fmt: skip
+        "diverged",
+        "plateau",
+        "lr-low",
+        "lr-high",
+        "exploding",
+        "initial-loss",
+        "output-collapse",
+        "non-finite-forward",
+        "non-finite-grad",
+        "dead-units",
+        "overfit",
+        "zero-grad-param",
+    )
     fixes = (Fix("Encode the labels as the loss expects them, or scale the targets"),)
 
     label_count: int = 300  # labels seen before "only one class" is believed
@@ -133,7 +142,8 @@ class LabelRange(Rule):
         if low == high and low != ignored and np.all(target.a == 1) and seen >= self.label_count:
             where = _division(where, makers) or where or loss.location
             return self.finding(
-                f"all {seen:.0f} labels seen are {low:.0f}, though the model has {count} outputs: there is nothing to tell "
+                f"all {seen:.0f} labels seen are {low:.0f}, though the model has {count} outputs: there is nothing to "
+                "tell "
                 "apart, so the loss falls to 0 and nothing is learned; look for a cast or division that collapses them",
                 severity="error", step=int(target.step[-1]), location=where,
                 evidence={"labels": int(seen), "classes": count, "label": low, "label_count": self.label_count},
@@ -142,11 +152,13 @@ class LabelRange(Rule):
             return None
         reserved = count > self.most_classes or any(layer.kind == "embedding" for layer in record.layers.values())
         return self.finding(
-            f"class 0 never occurs in {seen:.0f} labels, which go from 1 to {high:.0f}, while the model has {count} outputs: "
+            f"class 0 never occurs in {seen:.0f} labels, which go from 1 to {high:.0f}, while the model has "
+            f"{count} outputs: "
             "the labels seem to count from 1, so one output is wasted and predictions are shifted by one; count them "
             f"from 0 and give the model {count - 1} outputs",
             severity="note" if reserved else "error", step=int(target.step[-1]), location=where or loss.location,
-            evidence={"lowest": low, "highest": high, "classes": count, "labels": int(seen), "per_class": self.per_class},
+            evidence={"lowest": low, "highest": high, "classes": count, "labels": int(seen),
+                      "per_class": self.per_class},
         )  # fmt: skip
 
     def _from_linear(self, record: Record, loss: Loss, count: int) -> bool:
@@ -161,12 +173,14 @@ class LabelRange(Rule):
 
     def _probabilities(self, record: Record, loss: Loss, target: Series) -> Finding | None:
         low, high = float(np.min(target.low)), float(np.max(target.high))
-        if not (low < -1e-4 or high > 1 + 1e-3):
+        lone = loss.function == "cross_entropy" and len(loss.target_shape or ()) < 2  # another illness
+        if lone or not (low < -1e-4 or high > 1 + 1e-3):
             return None
         where, _ = target_origin(record, loss.location)
         classes = "labels of several classes need cross_entropy and one output each; " if high >= 2 else ""
         return self.finding(
-            f"{loss.function} is given targets from {low:.3g} to {high:.3g}, but takes probabilities from 0 to 1: beyond "
+            f"{loss.function} is given targets from {low:.3g} to {high:.3g}, but takes probabilities from 0 to 1: "
+            "beyond "
             f"them the loss falls without end; {classes}bring the targets into [0, 1]",
             severity="error", step=int(target.step[0]), location=where or loss.location,
             evidence={"lowest": low, "highest": high},
@@ -183,7 +197,8 @@ class LabelRange(Rule):
         poor = fits_poorly(condition(record), self.unlearned)
         where, _ = target_origin(record, loss.location)
         return self.finding(
-            f"the targets of {loss.function} have an rms of {rms:.3g}, the model's first outputs one of {first:.3g}: losses "
+            f"the targets of {loss.function} have an rms of {rms:.3g}, the model's first outputs one of "
+            f"{first:.3g}: losses "
             "and gradients are huge, or the output takes for ever to get there; standardise the targets and scale "
             "predictions back",
             severity="error" if poor else "note", step=int(target.step[0]), location=where or loss.location,

@@ -44,9 +44,17 @@ class NonFiniteInput(Rule):
     summary = "NaN or infinity comes in with the data"
     reads = ("input", "target", "loss")
     consequences = (
-        "non-finite-forward", "non-finite-grad", "non-finite-loss", "diverged", "plateau", "input-scale", "dead-units",
-        "lr-high", "label-range", "exploding", "zero-grad-param",
-    )  # fmt: skip
+        "non-finite-forward",
+        "non-finite-grad",
+        "diverged",
+        "plateau",
+        "input-scale",
+        "dead-units",
+        "lr-high",
+        "label-range",
+        "exploding",
+        "zero-grad-param",
+    )
     fixes = (Fix("Drop or impute the rows with missing values"),)
 
     slack: int = 0  # steps by which a bad batch may come after the first bad loss and still be its cause

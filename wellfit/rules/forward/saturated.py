@@ -48,15 +48,7 @@ class Saturated(Rule):
     family = "forward"
     summary = "hidden tanh or sigmoid units on their flat ends, where no gradient passes"
     reads = ("activation.saturated", "loss")
-    consequences = (
-        "vanishing",
-        "exploding",
-        "output-collapse",
-        "plateau",
-        "underfit",
-        "zero-grad-param",
-        "initial-loss",
-    )
+    consequences = ("vanishing", "exploding", "output-collapse", "plateau", "zero-grad-param", "initial-loss")
     fixes = (
         Fix("Scale the inputs and initialise with Xavier's method"),
         Fix("Put a normalisation before the activation"),
@@ -66,6 +58,7 @@ class Saturated(Rule):
     start_share: float = 0.6  # share of outputs in each of the first samples: wrong from the start, not learned
     all_of_it: float = 0.99  # share of outputs of the last layer: then nothing gets a gradient
     sustained: int = 10  # sampled steps
+    learned: float = 0.5  # fall of the loss from which a network that began saturated does its job all the same
 
     @staticmethod
     def sick() -> None:
@@ -124,7 +117,7 @@ class Saturated(Rule):
             f"`{layer.name}` is saturated{others}: {worst[1]:.0%} of the {layer.activation} outputs of "
             f"`{worst[0].name}` lie on its flat ends {since}, where hardly any gradient passes; scale inputs "
             "and initial weights down (Xavier), or normalise before the activation",
-            severity="error" if how.ill or (from_start and not how.adversarial) else "note",
+            severity="error" if how.ill or (from_start and not how.adversarial and how.fall < self.learned) else "note",
             step=int(series.step[min(self.sustained, len(series)) - 1]),
             layer=layer.name,
             location=activation_place(record, layer),

@@ -50,9 +50,17 @@ class ConstantInit(Rule):
     summary = "all weights of a layer begin at one value, so its units stay alike"
     reads = ("parameter", "gradient", "loss")
     consequences = (
-        "plateau", "underfit", "vanishing", "output-collapse", "zero-grad-param", "lr-low", "dead-units", "rank-collapse",
-        "init-gain", "initial-loss", "never-updated", "linear-stack",
-    )  # fmt: skip
+        "plateau",
+        "vanishing",
+        "output-collapse",
+        "zero-grad-param",
+        "lr-low",
+        "dead-units",
+        "init-gain",
+        "initial-loss",
+        "never-updated",
+        "linear-stack",
+    )
     fixes = (Fix("Draw the weights at random (Kaiming or Xavier)"),)
 
     spread: float = 1e-3  # std / rms of a weight; random weights have 0.8 to 1
@@ -114,7 +122,7 @@ class ConstantInit(Rule):
     def _constant(self, record: Record, weight: InitialWeight) -> bool:
         parameter = weight.parameter
         initial = parameter.initial
-        if parameter.shape[0] < 2 and parameter.size < 3 or not np.isfinite(initial.rms):
+        if (parameter.shape[0] < 2 and parameter.size < 3) or not np.isfinite(initial.rms):
             return False
         if initial.rms > 0:
             return initial.std < self.spread * initial.rms
@@ -127,7 +135,11 @@ class ConstantInit(Rule):
         for weight in hidden:
             biases = [record.parameters.get(name) for name in weight.layer.parameters]
             for bias in biases:
-                if bias is not None and len(bias.shape) == 1 and bias.initial.std > self.spread * max(bias.initial.rms, 1e-12):
+                if (
+                    bias is not None
+                    and len(bias.shape) == 1
+                    and bias.initial.std > self.spread * max(bias.initial.rms, 1e-12)
+                ):
                     return False
         return True
 

@@ -43,7 +43,7 @@ class InitGain(Rule):
 
     When it is wrong
         Layers before a normalisation forgive any scale and are left out, and so are weights that are zero. Small
-        weights are an error only while the loss does not fall.
+        weights are an error only while the loss does not fall, and a note in a model that normalises anywhere.
 
     References
         Glorot and Bengio (2010); He et al. (2015); SageMaker Debugger and TheDeepChecker use absolute ranges.
@@ -55,9 +55,17 @@ class InitGain(Rule):
     summary = "weights begin much too large or too small for their fan-in"
     reads = ("parameter", "activation", "loss")
     consequences = (
-        "initial-loss", "saturated", "dead-units", "vanishing", "exploding", "activation-growth", "plateau", "underfit",
-        "lr-low", "output-collapse", "zero-grad-param", "oscillation", "layer-imbalance", "diverged",
-    )  # fmt: skip
+        "initial-loss",
+        "saturated",
+        "dead-units",
+        "vanishing",
+        "exploding",
+        "plateau",
+        "lr-low",
+        "output-collapse",
+        "zero-grad-param",
+        "diverged",
+    )
     fixes = (Fix("Initialise by Kaiming or Xavier"),)
 
     gain_high: float = 4.0  # rms(w) sqrt(fan-in); He 1.41, healthy runs up to 2.5
@@ -113,17 +121,20 @@ class InitGain(Rule):
         large = [w for w in weights if w.gain > self.gain_high and self._output(record, w.layer) > self.output_high]
         small = [w for w in weights if w.gain < self.gain_low and w.parameter.initial.std > 0]
         poor = fits_poorly(condition(record), self.unlearned)
+        norms = any(layer.kind == "norm" and layer.order >= 0 for layer in record.layers.values())
         if large:
             yield self._large(record, large, poor, len(weights))
         elif len(small) >= 2 and len(small) >= self.small_share * len(weights):
-            yield self._small(record, small, poor, len(weights))
+            yield self._small(record, small, poor and not norms, len(weights))
         off = self._switched_off(record)
         if off is not None:
             yield off
 
     def _normed(self, record: Record, weight: InitialWeight) -> bool:
         """Whether a norm layer is the next that is called: it forgives any scale."""
-        after = [layer for layer in record.layers.values() if layer.order > weight.layer.order and layer.kind != "container"]
+        after = [
+            layer for layer in record.layers.values() if layer.order > weight.layer.order and layer.kind != "container"
+        ]
         return bool(after) and after[0].kind == "norm"
 
     def _output(self, record: Record, layer: Layer) -> float:
@@ -136,8 +147,10 @@ class InitGain(Rule):
         head = large[-1] if large[-1].layer.activation in (None, "softmax", "log_softmax") else None
         certain = poor or len(large) >= 2 or head is not None
         return self.finding(
-            f"the weights of `{worst.layer.name}` begin too large: rms {worst.parameter.initial.rms:.3g} with a fan-in of "
-            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers are so), "
+            f"the weights of `{worst.layer.name}` begin too large: rms {worst.parameter.initial.rms:.3g} with a "
+            "fan-in of "
+            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers "
+            "are so), "
             "so activations saturate or explode before the first step; use Xavier or Kaiming initialisation",
             severity="error" if certain else "note", step=0, layer=worst.layer.name,
             location=self._where(record, worst),
@@ -149,8 +162,10 @@ class InitGain(Rule):
     def _small(self, record: Record, small: list[InitialWeight], poor: bool, layers: int) -> Finding:
         worst = min(small, key=lambda weight: weight.gain)
         return self.finding(
-            f"the weights of `{worst.layer.name}` begin too small: rms {worst.parameter.initial.rms:.3g} with a fan-in of "
-            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers are so), "
+            f"the weights of `{worst.layer.name}` begin too small: rms {worst.parameter.initial.rms:.3g} with a "
+            "fan-in of "
+            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers "
+            "are so), "
             "so signals and gradients fade on their way; use Xavier or Kaiming initialisation",
             severity="error" if poor else "note", step=0, layer=worst.layer.name, location=self._where(record, worst),
             evidence={"gain": worst.gain, "gain_low": self.gain_low, "layers": len(small)},
@@ -170,7 +185,8 @@ class InitGain(Rule):
             if bias is None or not off > self.off_share or not bias.initial.rms > 2 * std or series.mean[0] > 0:
                 continue
             return self.finding(
-                f"the biases of `{layer.name}` begin at {-bias.initial.rms:.3g}, below what its weights can make up for "
+                f"the biases of `{layer.name}` begin at {-bias.initial.rms:.3g}, below what its weights can make up "
+                "for "
                 f"(std {std:.3g}): {100 * off:.0f} % of its ReLU outputs are 0 before the first step, so it gets no "
                 "gradient; begin biases at 0",
                 severity="error", step=0, layer=layer.name,

@@ -98,14 +98,16 @@ class InitialLoss(Rule):
         if ratio > self.times_chance:
             bad = ratio > self.extreme and fits_poorly(condition(record), self.unlearned)
             yield self.finding(
-                f"the first loss is {first:.3g}, {ratio:.3g} times the {chance:.3g} of pure chance: the model begins sure "
+                f"the first loss is {first:.3g}, {ratio:.3g} times the {chance:.3g} of pure chance: the model begins "
+                "sure "
                 "of wrong answers and must unlearn them first; scale the inputs, or make the last layer small",
                 severity="error" if bad else "note", step=0, location=loss.location,
                 evidence=evidence | {"times_chance": self.times_chance}, sure=settled(record, self.steps),
             )  # fmt: skip
         elif 0 <= ratio < self.share_of_chance:
             yield self.finding(
-                f"the first loss is {first:.3g}, below {self.share_of_chance:g} of the {chance:.3g} of pure chance: a model "
+                f"the first loss is {first:.3g}, below {self.share_of_chance:g} of the {chance:.3g} of pure chance: a "
+                "model "
                 "that was not trained before cannot know the answers; look at the labels and at what the loss is given",
                 severity="note", step=0, location=loss.location,
                 evidence=evidence | {"share_of_chance": self.share_of_chance}, sure=settled(record, self.steps),
@@ -120,4 +122,9 @@ class InitialLoss(Rule):
             return False
         if isinstance(smoothing, (int, float)) and smoothing > 0.2:
             return False
-        return loss.function in ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+        return loss.function in (
+            "cross_entropy",
+            "nll_loss",
+            "binary_cross_entropy",
+            "binary_cross_entropy_with_logits",
+        )

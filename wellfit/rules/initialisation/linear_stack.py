@@ -55,7 +55,7 @@ class LinearStack(Rule):
     family = "initialisation"
     summary = "linear layers in series without an activation between them"
     reads = ("graph", "loss")
-    consequences = ("plateau", "underfit", "lr-low", "output-collapse")
+    consequences = ("plateau", "lr-low", "output-collapse")
     fixes = (Fix("Insert an activation function between the layers"),)
 
     stacked_share: float = 0.5  # share of neighbouring linear layers without an activation; healthy models: 0
@@ -137,7 +137,8 @@ class LinearStack(Rule):
         if math.isfinite(state.end):
             evidence |= {"loss_start": state.start, "loss_end": state.end}
         return self.finding(
-            f"`{pair.lower.layer}` feeds `{pair.upper.layer}` with no activation function between{several}: together they "
+            f"`{pair.lower.layer}` feeds `{pair.upper.layer}` with no activation function between{several}: "
+            "together they "
             "are no more than one linear layer; put a ReLU or GELU between them",
             severity="error" if poor else "note", step=0, layer=pair.upper.layer,
             location=applied_at(record, pair.upper.layer, pair.upper.location), evidence=evidence,

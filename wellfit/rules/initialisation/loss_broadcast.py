@@ -31,7 +31,7 @@ class LossBroadcast(Rule):
         Unsafe: the loss means something else afterwards (what was meant from the start).
 
     When it is wrong
-        When all pairs are compared on purpose; pairs made with `unsqueeze` or `None` from the prediction itself are
+        When all pairs are compared on purpose; pairs made with unsqueeze or `None` from the prediction itself are
         left alone.
 
     References
@@ -43,7 +43,7 @@ class LossBroadcast(Rule):
     family = "initialisation"
     summary = "prediction (N, 1) and target (N) broadcast to (N, N) in the loss"
     reads = ("loss", "graph")
-    consequences = ("plateau", "underfit", "output-collapse", "lr-low", "initial-loss", "input-ignored", "vanishing")
+    consequences = ("plateau", "output-collapse", "lr-low", "initial-loss", "vanishing")
     fixes = (Fix("Give prediction and target the same shape"),)
 
     smallest_batch: int = 2  # samples; with one sample nothing is broadcast

@@ -27,7 +27,7 @@ class LossHeadMismatch(Rule):
     What it checks
         Which functions stand, in the autograd graph of the first steps, between the last linear layer and the loss:
         softmax, sigmoid, ReLU or tanh before a cross-entropy (which takes raw scores); probabilities or raw scores
-        before `nll_loss` (which takes log-probabilities); sigmoid, softmax or ReLU before BCE with logits; softmax
+        before nll_loss (which takes log-probabilities); sigmoid, softmax or ReLU before BCE with logits; softmax
         over a single unit; cross-entropy with a single output; the logarithm of ReLU outputs; a regression whose
         targets leave the range of its last function by more than `out_of_range` of their rms.
 
@@ -37,7 +37,7 @@ class LossHeadMismatch(Rule):
 
     Cure
         Give the loss what it expects: raw scores for cross-entropy and BCE with logits, log-probabilities for
-        `nll_loss`, an unbounded output for a regression.
+        nll_loss, an unbounded output for a regression.
 
     Fix safety
         Unsafe: the model's output means something else afterwards (apply softmax or sigmoid where probabilities are
@@ -57,9 +57,17 @@ class LossHeadMismatch(Rule):
     summary = "the model's last function does not go with its loss"
     reads = ("graph", "loss", "target", "output")
     consequences = (
-        "initial-loss", "plateau", "underfit", "output-collapse", "dead-units", "saturated", "zero-grad-param",
-        "vanishing", "lr-low", "sign-or-minimum", "diverged", "oscillation", "init-gain", "no-gradient",
-    )  # fmt: skip
+        "initial-loss",
+        "plateau",
+        "output-collapse",
+        "dead-units",
+        "saturated",
+        "zero-grad-param",
+        "vanishing",
+        "lr-low",
+        "diverged",
+        "init-gain",
+    )
     fixes = (Fix("Take the last function out, or use the loss that goes with it"),)
 
     out_of_range: float = 0.25  # share of the targets' rms that lies outside the head's range (0 if reachable)
@@ -292,7 +300,7 @@ class LossHeadMismatch(Rule):
         called = f"`{node.layer}` ({name})" if own else name
         return self.finding(
             f"{called} stands before {before}: {why}; "
-            + ("take it out: the loss takes raw scores" if before != "nll_loss" else "use log_softmax, or cross_entropy"),
+            + ("take it out: the loss takes raw scores" if before != "nll_loss" else "use log_softmax"),
             severity="error", step=0, layer=node.layer, location=applied_at(record, node.layer, node.location),
             evidence={"function": name, "before": before},
         )  # fmt: skip

@@ -44,9 +44,15 @@ class NotInOptimizer(Rule):
     summary = "parameters that the loss reaches, but no optimizer holds"
     reads = ("graph", "optimizer", "parameter")
     consequences = (
-        "plateau", "underfit", "never-updated", "zero-grad-param", "lr-low", "output-collapse", "saturated", "dead-units",
-        "wrong-object", "frozen-intent", "detached", "no-gradient",
-    )  # fmt: skip
+        "plateau",
+        "never-updated",
+        "zero-grad-param",
+        "lr-low",
+        "output-collapse",
+        "saturated",
+        "dead-units",
+        "detached",
+    )
     fixes = (Fix("Register the layers and give the optimizer all parameters of the model"),)
 
     steps_seen: int = 3  # steps; all optimizers of a loop have stepped by then
@@ -186,11 +192,13 @@ class NotInOptimizer(Rule):
         layer = record.layers.get(parameter.layer)
         if layer is not None and layer.kind == "embedding":
             return parameter.size >= 50 and abs(rms - 1) < self.fresh_tolerance and abs(parameter.initial.std - 1) < 0.1
-        fan = layer.attributes.get("hidden_size") if layer is not None and layer.kind == "recurrent" else parameter.fan_in
+        fan = (
+            layer.attributes.get("hidden_size") if layer is not None and layer.kind == "recurrent" else parameter.fan_in
+        )
         if not isinstance(fan, int) or fan < 1 or not math.isfinite(rms) or parameter.size < 8:
             return False
         bound = 1 / math.sqrt(fan)
-        # Few elements scatter about the expected rms: relative error of an rms of n uniform numbers is about 0.45/sqrt(n).
+        # Few elements scatter about the expected rms: that of n uniform numbers is off by about 0.45/sqrt(n).
         slack = self.fresh_tolerance + 1.4 / math.sqrt(parameter.size)
         return abs(rms * math.sqrt(3) / bound - 1) < slack and 0.6 * bound < amax <= bound * 1.0001
 

@@ -50,10 +50,21 @@ class LrHigh(Rule):
     summary = "learning rate too high: steps as long as the weights"
     reads = ("update.rms", "loss")
     consequences = (
-        "diverged", "plateau", "oscillation", "dead-units", "saturated", "exploding", "grad-spike", "output-collapse",
-        "activation-growth", "overfit", "non-finite-forward", "non-finite-grad", "zero-grad-param", "vanishing",
-        "init-gain", "never-updated", "recurrent-explode", "lr-low", "decay-dominates",
-    )  # fmt: skip
+        "diverged",
+        "plateau",
+        "dead-units",
+        "saturated",
+        "exploding",
+        "output-collapse",
+        "overfit",
+        "non-finite-forward",
+        "non-finite-grad",
+        "zero-grad-param",
+        "vanishing",
+        "init-gain",
+        "never-updated",
+        "lr-low",
+    )
     fixes = (
         Fix("Divide the learning rate by 10", override="lr-divide", safe=True),
         Fix("Warm the learning rate up", override="lr-warmup", safe=True),

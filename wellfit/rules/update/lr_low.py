@@ -49,7 +49,7 @@ class LrLow(Rule):
     family: ClassVar[Family] = "update"
     summary = "learning rate too low, or too few steps: the weights hardly move"
     reads = ("update.rms", "loss")
-    consequences = ("plateau", "underfit", "never-updated", "bottleneck")
+    consequences = ("plateau", "never-updated")
     fixes = (
         Fix("Multiply the learning rate by 10", override="lr-multiply", safe=True),
         Fix("Train for more steps, or with smaller batches", safe=True),

@@ -58,7 +58,7 @@ class NeverUpdated(Rule):
     family: ClassVar[Family] = "update"
     summary = "parameters have a gradient but do not change"
     reads = ("update.low", "update.high", "loss")
-    consequences = ("plateau", "lr-low", "underfit")
+    consequences = ("plateau", "lr-low")
     fixes = (
         Fix("Keep the parameters in float32 and compute under autocast"),
         Fix("Give the parameters a learning rate above 0", safe=True),

@@ -1,0 +1,505 @@
+"""What the probe records of ordinary training, each time from a real run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import probed
+import pytest
+
+ORDINARY = """
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(8, 16)  # fc1
+            self.norm = nn.BatchNorm1d(16)
+            self.fc2 = nn.Linear(16, 3)  # fc2
+            self.extra = [nn.Linear(3, 3)]  # loose
+
+        def forward(self, x):
+            h = F.relu(self.fc1(x))  # relu
+            return self.extra[0](self.fc2(self.norm(h)))
+
+    net = Net()
+    x, y = torch.randn(60, 8), torch.arange(60) % 3
+    data = torch.utils.data.TensorDataset(x, y)
+    loader = torch.utils.data.DataLoader(data, batch_size=20, shuffle=True, drop_last=True)  # loader
+    opt = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)  # optimizer
+    sched = torch.optim.lr_scheduler.StepLR(opt, 3, gamma=0.1)  # scheduler
+    seen = {"loss": [], "eval": [], "update": [], "weight": [], "lr": [], "gradient": [], "zeros": []}
+    for epoch in range(3):
+        net.train()
+        for bx, by in loader:
+            opt.zero_grad()
+            loss = F.cross_entropy(net(bx), by, label_smoothing=0.1)  # loss
+            loss.backward()  # backward
+            w, g = net.fc1.weight.detach().clone(), net.fc1.weight.grad.clone()
+            seen["lr"].append(opt.param_groups[0]["lr"])
+            opt.step()
+            sched.step()
+            seen["loss"].append(loss.item())
+            seen["weight"].append(w.square().mean().sqrt().item())
+            seen["gradient"].append(g.square().mean().sqrt().item())
+            seen["update"].append((net.fc1.weight.detach() - w).square().mean().sqrt().item())
+        net.eval()  # eval
+        with torch.no_grad():
+            seen["eval"].append(F.cross_entropy(net(x), y).item())  # evaluated
+    import json
+    print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> probed.Probed:
+    folder = tmp_path_factory.mktemp("ordinary")
+    found = probed.probed([str(probed.written(folder, ORDINARY))], folder)
+    assert (found.code, found.err, found.run.damage) == (0, "", [])
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(ordinary: probed.Probed) -> dict:
+    return json.loads(ordinary.out)
+
+
+def test_the_loss_is_the_loss(ordinary, seen) -> None:
+    curve = ordinary.record.loss()
+    assert list(curve.step) == list(range(9))
+    np.testing.assert_allclose(curve.value, seen["loss"], rtol=1e-6)
+    np.testing.assert_allclose(ordinary.record.training_losses(0).value, seen["loss"], rtol=1e-6)
+
+
+def test_the_learning_rate_changes_at_its_step(ordinary, seen) -> None:
+    curve = ordinary.record.hyper("lr")
+    assert list(curve.step) == [0, 3, 6]
+    np.testing.assert_allclose(curve.at(range(9)), seen["lr"])
+    assert list(ordinary.record.hyper("momentum").value) == [0.9]
+
+
+def test_each_step_has_its_pattern(ordinary) -> None:
+    record = ordinary.record
+    patterns = {record.patterns[int(row["b"])] for row in record.steps}
+    assert patterns == {("zero_grad:0", "backward", "step:0")}
+    assert list(record.steps["step"]) == list(range(9)) == list(record.watched_steps)
+
+
+def test_epochs_of_the_loader(ordinary) -> None:
+    (loader,) = ordinary.record.loaders.values()
+    assert ordinary.at(loader.location, "# loader")
+    assert (loader.batch_size, loader.shuffle, loader.drop_last, loader.num_workers) == (20, True, True, 0)
+    assert [event["step"] for event in ordinary.record.events("epoch")] == [0, 3, 6]
+
+
+def test_evaluations(ordinary, seen) -> None:
+    record = ordinary.record
+    events = record.events("evaluation")
+    assert [(event["step"], event["training"]) for event in events] == [(3, False), (6, False), (9, False)]
+    assert events[0]["eval_layers"] == ["norm"] and events[0]["batch"] == [60, 8]
+    assert list(record.evaluations().step) == [3, 6, 9]
+    np.testing.assert_allclose(record.evaluations().value, seen["eval"], rtol=1e-6)
+    modes = [(event["training"], event["location"]["line"]) for event in record.events("mode")]
+    assert modes == [(False, ordinary.line("# eval"))] * 3
+    assert [event["training_layers"] for event in record.events("forward-mode")] == [["norm"]]
+
+
+def test_losses_and_where_they_are(ordinary) -> None:
+    training, evaluated = ordinary.record.losses.values()
+    assert (training.training, evaluated.training) == (True, False)
+    assert ordinary.at(training.location, "# loss") and ordinary.at(evaluated.location, "# evaluated")
+    assert training.function == "cross_entropy" and training.attributes["label_smoothing"] == 0.1
+    assert (training.prediction_shape, training.target_shape) == ((20, 3), (20,))
+    assert (training.prediction_dtype, training.target_dtype) == ("float32", "int64")
+
+
+def test_layers(ordinary) -> None:
+    layers = ordinary.record.layers
+    assert set(layers) == {"net", "fc1", "norm", "fc2", next(n for n in layers if layers[n].order == 3)}
+    assert [layers[name].order for name in ("fc1", "norm", "fc2")] == [0, 1, 2]
+    assert ordinary.at(layers["fc1"].location, "# fc1") and ordinary.at(layers["fc2"].location, "# fc2")
+    assert layers["fc1"].class_name == "Linear" and layers["fc1"].kind == "linear" and layers["net"].kind == "container"
+    assert layers["fc1"].attributes["in_features"] == 8
+    assert layers["fc1"].activation == "relu" and ordinary.at(layers["fc1"].activation_location, "# relu")
+    assert layers["fc2"].activation is None
+
+
+def test_a_layer_in_a_list_is_unregistered(ordinary) -> None:
+    loose = [layer for layer in ordinary.record.layers.values() if not layer.registered]
+    assert [ordinary.at(layer.location, "# loose") for layer in loose] == [True]
+    assert [p.optimizer for p in ordinary.record.parameters.values() if p.layer == loose[0].name] == [None, None]
+
+
+def test_parameters_and_their_optimizer(ordinary) -> None:
+    record = ordinary.record
+    (optimizer,) = record.optimizers.values()
+    assert ordinary.at(optimizer.location, "# optimizer") and optimizer.unknown_parameters == 0
+    own = ["fc1.weight", "fc1.bias", "norm.weight", "norm.bias", "fc2.weight", "fc2.bias"]
+    assert list(optimizer.parameters) == own
+    assert [record.parameters[name].optimizer for name in own] == [0] * 6
+    weight = record.parameters["fc1.weight"]
+    assert (weight.layer, weight.shape, weight.fan_in, weight.requires_grad) == ("fc1", (16, 8), 8, True)
+    (scheduler,) = record.schedulers.values()
+    assert ordinary.at(scheduler.location, "# scheduler") and scheduler.optimizer == 0
+
+
+def test_the_graph(ordinary) -> None:
+    graph = ordinary.record.graphs[0]
+    nodes = {node.op: node for node in graph.nodes}
+    assert ordinary.at(nodes["ReluBackward0"].location, "# relu")
+    assert graph.loss.function == "cross_entropy" and ordinary.at(graph.loss.location, "# loss")
+    linear = next(node for node in graph.nodes if node.op == "AddmmBackward0" and node.layer == "fc1")
+    assert linear.function == "linear" and linear.shapes == ((20, 8), (16, 8), (16,))
+    assert {node.parameter for node in graph.nodes} >= {"fc1.weight", "fc2.bias", "norm.weight"}
+    assert [node.layer for node in graph.path_to("fc1")][-1] == "fc1"
+    assert graph.cuts == [] or [cut.function for cut in graph.cuts] == []
+    (site,) = ordinary.record.backward_sites.values()
+    assert ordinary.at(site.location, "# backward")
+
+
+def test_statistics_equal_a_direct_computation(ordinary, seen) -> None:
+    record = ordinary.record
+    np.testing.assert_allclose(record.series("parameter", "fc1.weight").rms, seen["weight"], rtol=1e-5)
+    np.testing.assert_allclose(record.series("gradient", "fc1.weight").rms, seen["gradient"], rtol=1e-4)
+    np.testing.assert_allclose(record.series("update", "fc1.weight").rms, seen["update"], rtol=1e-3)
+    np.testing.assert_allclose(record.series("update", "fc1.weight").b, seen["weight"], rtol=1e-5)
+    assert record.series("target", "0").a.tolist() == [3.0] * 9
+    assert record.series("input", "net#0").count.tolist() == [160.0] * 9
+
+
+# Event patterns, several loops in one process --------------------------------------------------------------------
+
+STALE = "stale"
+LOOPS = {
+    "to none": "opt.zero_grad(set_to_none=True); lossy().backward(); opt.step()",
+    "to zero": "opt.zero_grad(set_to_none=False); lossy().backward(); opt.step()",
+    "zero after": "lossy().backward(); opt.step(); opt.zero_grad(set_to_none=False)",
+    "none after": "lossy().backward(); opt.step(); opt.zero_grad()",
+    "grad is None": "lossy().backward(); opt.step(); drop()",
+    "data zero": "lossy().backward(); opt.step(); wipe()",
+    "module": "net.zero_grad(); lossy().backward(); opt.step()",
+    "accumulate 2": "opt.zero_grad(); [lossy().backward() for _ in range(2)]; opt.step()",
+    "accumulate 4": "[lossy().backward() for _ in range(4)]; opt.step(); opt.zero_grad(set_to_none=False)",
+    "clipped": "opt.zero_grad(False); lossy().backward(); nn.utils.clip_grad_norm_(net.parameters(), .1); opt.step()",
+    "fused": "opt.zero_grad(set_to_none=False); lossy().backward(); opt.step()",
+    "gan": "gan()",
+    STALE: "lossy().backward(); opt.step()",
+}
+LOOP = """
+    import wellfit.probe.attach as watcher
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 4), torch.arange(16) % 2
+    net = nn.Linear(4, 2)
+    made = {{"fused": lambda p: torch.optim.AdamW(p, lr=.01, fused=True)}}
+    opt = made.get({name!r}, lambda p: torch.optim.SGD(p, lr=.1))(net.parameters())
+    other = nn.Linear(2, 4)
+    opt_other = torch.optim.Adam(other.parameters(), lr=.01)
+
+    def lossy():
+        return F.cross_entropy(net(x), y)
+
+    def drop():
+        for p in net.parameters():
+            p.grad = None
+
+    def wipe():
+        for p in net.parameters():
+            p.grad.data.zero_()
+
+    def gan():
+        fake = other(torch.randn(16, 2))
+        opt.zero_grad(set_to_none=False)
+        (F.cross_entropy(net(x), y) + F.cross_entropy(net(fake.detach()), 1 - y)).backward()
+        opt.step()
+        opt_other.zero_grad(set_to_none=False)
+        F.cross_entropy(net(fake), y).backward()
+        opt_other.step()
+
+    for step in range(8):
+        {body}
+"""
+
+
+def many(folder: Path, bodies: dict[str, str]) -> dict[str, probed.Probed]:
+    """Run each body in a forked process of one watched process; each has a record of its own."""
+    text = "import runpy\n"
+    for number, (name, body) in enumerate(bodies.items()):
+        script = probed.written(folder, body, f"part{number}.py")
+        text += f"""
+if (child := os.fork()) == 0:
+    print({name!r}, os.getpid(), flush=True)
+    runpy.run_path({str(script)!r}, run_name="__main__")
+    raise SystemExit
+os.waitpid(child, 0)
+"""
+    warm = 'import importlib; importlib.import_module("torch._dynamo")\n'  # the first optimizer would, in each child
+    done = probed.probed([str(probed.written(folder, warm + text, "all.py"))], folder)
+    assert (done.code, done.err, done.run.damage) == (0, "", []), done.err
+    named = [line.rsplit(" ", 1) for line in done.out.splitlines() if line.rsplit(" ", 1)[0] in bodies]
+    records = {record.pid: record for record in done.run.records}
+    found = {}
+    for number, (name, pid) in enumerate(named):
+        found[name] = Part(folder / f"part{number}.py", done.code, done.out, done.err, done.run, records[int(pid)])
+    assert list(found) == list(bodies)
+    return found
+
+
+class Part(probed.Probed):
+    """One of several scripts of a run, with its own record."""
+
+    def __init__(self, script, code, out, err, run, record) -> None:
+        super().__init__(script, code, out, err, run)
+        object.__setattr__(self, "_record", record)
+
+    @property
+    def record(self):
+        return self._record
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+    bodies = {name: LOOP.format(name=name, body=body) for name, body in LOOPS.items()}
+    return many(tmp_path_factory.mktemp("loops"), bodies)
+
+
+@pytest.mark.parametrize("name", [name for name in LOOPS if name != STALE])
+def test_a_correct_loop_has_no_stale_gradient(loops, name: str) -> None:
+    record = loops[name].record
+    assert record.events("stale-gradient") == [] and record.events("gradient-cleared") == []
+    assert record.step_count == (16 if name == "gan" else 8)
+
+
+def test_a_loop_without_zero_grad_has_one(loops) -> None:
+    events = loops[STALE].record.events("stale-gradient")
+    assert [event["step"] for event in events] == [1, 2, 3, 4, 5]
+    assert events[0]["confirmed"] and events[0]["optimizer"] == 0 and events[0]["parameter"] in ("bias", "weight")
+
+
+def test_patterns_of_accumulation(loops) -> None:
+    record = loops["accumulate 4"].record
+    assert set(record.patterns.values()) == {
+        ("backward",) * 4 + ("step:0",), ("zero_grad:0",) + ("backward",) * 4 + ("step:0",)
+    }  # fmt: skip
+    assert ("zero_grad:0", "backward", "backward", "step:0") in loops["accumulate 2"].record.patterns.values()
+    assert ("zero_grad:module", "backward", "step:0") in loops["module"].record.patterns.values()
+
+
+def test_two_roots_are_named_by_their_variables(loops) -> None:
+    record = loops["gan"].record
+    assert {"net", "other"} <= set(record.layers)
+    assert {"net.weight", "other.bias"} <= set(record.parameters)
+    wiring = {name: parameter.optimizer for name, parameter in record.parameters.items()}
+    assert wiring["net.weight"] == wiring["net.bias"] != wiring["other.weight"] == wiring["other.bias"]
+
+
+# Illnesses, several scripts in one process ------------------------------------------------------------------------
+
+BEGIN = """
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 4), torch.arange(32) % 2
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    opt = torch.optim.SGD(net.parameters(), lr=.1)
+"""
+ILL = {
+    "cleared": """
+    for step in range(4):
+        F.cross_entropy(net(x), y).backward()
+        opt.zero_grad()  # cleared
+        opt.step()
+    """,
+    "cut": """
+    for step in range(4):
+        opt.zero_grad()
+        h = net[0](x).detach()  # cut
+        F.cross_entropy(net[2](h), y).backward()
+        opt.step()
+    """,
+    "log of zero": """
+    for step in range(60):
+        opt.zero_grad()
+        p = torch.softmax(net(x), 1)
+        if step == 50:
+            p = p * 0
+        loss = -torch.log(p)[:, 0].sum() * 0  # log
+        loss.backward()
+        opt.step()
+    """,
+    "sqrt of zero": """
+    for step in range(6):
+        opt.zero_grad()
+        out = net(x)
+        distance = torch.sqrt((out - out * 1.0).square().sum(1))  # sqrt
+        distance.mean().backward()
+        opt.step()
+    """,
+    "nan in the data": """
+    x[3, 2] = float("nan")
+    for step in range(4):
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
+    """,
+    "huge lr": """
+    opt = torch.optim.SGD(net.parameters(), lr=1e15)
+    for step in range(30):
+        opt.zero_grad()
+        F.mse_loss(net(x)[:, 0], y.float()).backward()
+        opt.step()
+    """,
+    "dead units": """
+    with torch.no_grad():
+        net[0].bias[:4] = -100.0
+    for step in range(30):
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
+    """,
+    "scaler": """
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(5):
+        opt.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        print(loss.item())
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+    """,
+    "by hand": """
+    del opt
+    for step in range(6):
+        w = net[0].weight.detach().clone()
+        net.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= 0.1 * p.grad
+        print((net[0].weight.detach() - w).square().mean().sqrt().item())
+    """,
+    "frozen": """
+    net[0].requires_grad_(False)
+    net[2].bias.requires_grad_(False)
+    for step in range(5):
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
+    """,
+    "functional dropout": """
+    for step in range(3):
+        net.train()
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
+        net.eval()
+        with torch.no_grad():
+            class Careless(nn.Module):
+                def forward(self, x):
+                    return F.dropout(net(x), 0.5)  # dropout
+            Careless()(x)
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+    return many(tmp_path_factory.mktemp("ill"), {name: BEGIN + body for name, body in ILL.items()})
+
+
+def numbers(part: Part, name: str) -> list[float]:
+    """What a part printed."""
+    lines = part.out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"{name} ")) + 1
+    printed = []
+    for line in lines[start:]:
+        try:
+            printed.append(float(line))
+        except ValueError:
+            break
+    return printed
+
+
+def test_gradient_cleared(ill) -> None:
+    events = ill["cleared"].record.events("gradient-cleared")
+    assert [event["step"] for event in events] == [0, 1, 2, 3]
+    assert events[0]["optimizer"] == 0 and events[0]["location"]["line"] == ill["cleared"].line("# cleared")
+
+
+def test_a_cut_of_the_graph(ill) -> None:
+    part = ill["cut"]
+    (cut,) = part.record.graphs[0].cuts
+    assert cut.function == "detach" and part.at(cut.location, "# cut")
+    (event,) = part.record.events("no-gradient")
+    assert (event["step"], event["parameters"], event["total"]) == (0, ["0.weight", "0.bias"], 4)
+
+
+def test_parameters_that_are_frozen_have_no_gradient(ill) -> None:
+    record = ill["frozen"].record
+    assert {name for name, p in record.parameters.items() if not p.requires_grad} == {"0.weight", "0.bias", "2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "step", "function", "mark"),
+    [
+        ("log of zero", "forward", 50, "log", "# log"),
+        ("sqrt of zero", "gradient", 0, "sqrt", "# sqrt"),
+    ],
+)
+def test_where_the_first_nan_came_from(ill, name: str, where: str, step: int, function: str, mark: str) -> None:
+    part = ill[name]
+    event = part.record.events("non-finite")[0]
+    assert (event["where"], event["step"], event["function"]) == (where, step, function)
+    assert (event["file"], event["line"]) == (str(part.script), part.line(mark))
+    assert event["inputs_finite"]
+
+
+def test_nan_in_the_data(ill) -> None:
+    event = ill["nan in the data"].record.events("non-finite")[0]
+    assert (event["where"], event["step"], event["value"]) == ("input", 0, "nan")
+    assert not event["inputs_finite"]
+
+
+def test_a_huge_learning_rate(ill) -> None:
+    part = ill["huge lr"]
+    events = part.record.events("non-finite")
+    assert events and events[0]["step"] >= 1 and events[0]["value"] in ("inf", "nan")
+    assert not np.isfinite(part.record.loss().value[-1])
+
+
+def test_dead_units(ill) -> None:
+    series = ill["dead units"].record.series("activation", "1")
+    assert series.a[-1] >= 0.5 and series.low_share[-1] >= 0.5
+    assert series.a[0] == 0.0  # nothing is called dead before it was silent for 20 batches
+
+
+def test_the_loss_under_a_scaler_is_unscaled(ill) -> None:
+    curve = ill["scaler"].record.loss()
+    np.testing.assert_allclose(curve.value, numbers(ill["scaler"], "scaler"), rtol=1e-6)
+
+
+def test_a_loop_without_an_optimizer_is_measured(ill) -> None:
+    record = ill["by hand"].record
+    assert record.step_count == 6 and set(record.steps["a"]) == {255}
+    updates = record.series("update", "0.weight")
+    np.testing.assert_allclose(updates.rms, numbers(ill["by hand"], "by hand")[: len(updates)], rtol=1e-4)
+    assert len(updates) >= 5 and len(record.series("gradient", "2.bias")) == len(updates)
+
+
+def test_dropout_that_is_on_in_evaluation(ill) -> None:
+    part = ill["functional dropout"]
+    found = [d for event in part.record.events("evaluation") for d in event["functional_dropout"]]
+    assert {(d["function"], d["p"], d["line"]) for d in found} == {("dropout", 0.5, part.line("# dropout"))}
+
+
+@pytest.mark.parametrize("every", [0, 7])
+def test_an_unwatched_step_still_has_its_rows(tmp_path: Path, every: int) -> None:
+    """NaN at a step that is not watched is told with its line; loss and pattern of all steps are there."""
+    body = probed.HEAD and (BEGIN + ILL["log of zero"])
+    found = probed.probed([str(probed.written(tmp_path, body))], tmp_path, every=every, overhead=0.001)
+    record = found.record
+    assert (found.code, found.err) == (0, "") and len(record.watched_steps) < 50
+    event = record.events("non-finite")[0]
+    assert (event["step"], event["function"], event["line"]) == (50, "log", found.line("# log"))
+    assert len(record.loss()) == len(record.steps) == 60
+    assert math.isnan(record.loss().value[50])

@@ -1,0 +1,181 @@
+"""Rules of the family `data`, and the search for where data are made, on small records written by hand."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wellfit.finding import Location
+from wellfit.probe import frames
+from wellfit.probe.writer import Writer
+from wellfit.record import Record, open_run
+from wellfit.rules.data.input_scale import InputScale
+from wellfit.rules.data.label_range import LabelRange
+from wellfit.rules.data.non_finite_input import NonFiniteInput
+from wellfit.rules.source import source_of, target_origin
+
+Row = tuple[float, float, float, float, float, float, float, float]
+NAN = float("nan")
+FLAT = [1.0] * 60
+FALLING = [1.0 - 0.016 * step for step in range(60)]
+
+
+def record_of(folder: Path, losses: list[float], series: dict[tuple[str, str], Row], **more: Any) -> Record:
+    """A record of `model`, one linear layer `first`, and series that stay the same at every step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = Writer(str(folder), 0, 7, 1 << 30)
+    out.declare({"type": "process", "rank": 0, "world_size": 1, "main_file": more.get("main_file")})
+    place = {"file": more.get("main_file") or "/u/train.py", "line": more.get("line", 30)}
+    out.declare(
+        {"type": "layer", "name": "first", "kind": more.get("kind", "linear"), "order": 0, "location": place,
+         "parameters": ["first.weight"]}
+    )  # fmt: skip
+    out.declare({"type": "layer", "name": "model", "kind": "container", "order": 1, "location": place})
+    out.declare(
+        {"type": "parameter", "name": "first.weight", "layer": "first", "shape": [10, 4], "fan_in": 4,
+         "initial": {"std": 0.3, "rms": 0.3, "amax": 0.5}}
+    )  # fmt: skip
+    out.declare(
+        {"type": "loss", "id": 0, "function": more.get("function", "cross_entropy"), "location": place,
+         "reduction": "mean",
+         "prediction_shape": [32, 10], "target_shape": more.get("target_shape", [32]), "training": True}
+    )  # fmt: skip
+    nodes = [
+        {"id": 0, "op": "NllLossBackward0", "function": "cross_entropy", "next": [1]},
+        {"id": 1, "op": "AddmmBackward0", "function": "linear", "layer": "first", "next": [2]},
+        {"id": 2, "op": "AccumulateGrad", "parameter": "first.weight", "shape": [10, 4]},
+    ]
+    out.declare({"type": "graph", "step": 0, "backward": 0, "nodes": nodes})
+    for step, value in enumerate(losses):
+        out.row(frames.ROW_BACKWARD, 0, 0, step, value, 0.0)
+        ids = tuple(out.series(what, subject) for what, subject in series)
+        out.statistics(step, (ids, array("f", [number for row in series.values() for number in row])))
+        out.row(frames.ROW_STEP, 0, 0, step, 0.0, 0.0)
+    out.close()
+    record = open_run(folder).records[0]
+    record.finished = True
+    return record
+
+
+def inputs(rms: float, amax: float, zeros: float = 0.0, spread: float = 1.0) -> dict[tuple[str, str], Row]:
+    return {("input", "model#0"): (128, 0.0, rms, amax, zeros, NAN, spread, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("series", "losses", "severities"),
+    [
+        (inputs(100, 255), FLAT, ["error"]),
+        (inputs(100, 255), FALLING, ["note"]),
+        (inputs(1, 4), FLAT, []),
+        (inputs(0.0005, 0.004), FLAT, ["error"]),
+        (inputs(0.005, 0.9), FLAT, []),  # sparse, such as tf-idf
+        (inputs(1, 4, spread=500), FLAT, ["error"]),
+        (inputs(1, 4, zeros=100, spread=500), FLAT, []),
+    ],
+)
+def test_input_scale(
+    tmp_path: Path, series: dict[tuple[str, str], Row], losses: list[float], severities: list[str]
+) -> None:
+    assert [found.severity for found in InputScale().check(record_of(tmp_path, losses, series))] == severities
+
+
+def test_a_model_that_scales_its_input_itself_is_left_alone(tmp_path: Path) -> None:
+    scaled = {**inputs(100, 255), ("activation", "first"): (128, 0.0, 0.3, 1.0, 0.0, NAN, NAN, 0.5)}
+    assert list(InputScale().check(record_of(tmp_path / "a", FLAT, scaled))) == []
+    assert list(InputScale().check(record_of(tmp_path / "b", FLAT, inputs(100, 255), kind="norm"))) == []
+
+
+def test_an_autoencoder_is_left_alone(tmp_path: Path) -> None:
+    series = {**inputs(100, 255), ("target", "0"): (128.0, 80.0, 100.0, 255.0, 0.0, 255.0, 99.0, 0.0)}
+    assert list(InputScale().check(record_of(tmp_path, FLAT, series, function="mse_loss"))) == []
+
+
+def test_nan_in_the_input_is_an_error_and_in_a_finite_run_nothing(tmp_path: Path) -> None:
+    bad = {("input", "model#0"): (128.0, NAN, NAN, NAN, 0.0, NAN, NAN, 0.0)}
+    (found,) = NonFiniteInput().check(record_of(tmp_path / "a", [NAN] * 20, bad))
+    assert (found.severity, found.step) == ("error", 0)
+    assert list(NonFiniteInput().check(record_of(tmp_path / "b", FLAT, bad))) == []
+    assert list(NonFiniteInput().check(record_of(tmp_path / "c", [NAN] * 20, inputs(1, 4)))) == []
+
+
+def test_nan_in_the_target_is_an_error(tmp_path: Path) -> None:
+    bad = {**inputs(1, 4), ("target", "0"): (32.0, NAN, NAN, NAN, NAN, NAN, 1.0, 0.0)}
+    (found,) = NonFiniteInput().check(record_of(tmp_path, [NAN] * 20, bad, function="mse_loss"))
+    assert found.severity == "error" and "target" in found.message
+
+
+def labels(
+    low: float, high: float, distinct: float, integer: float = 1.0, rms: float = 5.0
+) -> dict[tuple[str, str], Row]:
+    return {
+        ("target", "0"): (32, 4.0, rms, high, low, high, distinct, integer),
+        ("output", "0"): (320, 0.0, 0.5, 1.0, -1.0, 1.0, 0.3, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("series", "function", "severities"),
+    [
+        (labels(0, 9, 10), "cross_entropy", []),
+        (labels(1, 9, 9), "cross_entropy", ["error"]),
+        (labels(0, 0, 1), "cross_entropy", ["error"]),
+        (labels(0, 2, 3, integer=0), "binary_cross_entropy_with_logits", ["error"]),
+        (labels(0, 1, 2, integer=0), "binary_cross_entropy_with_logits", []),
+        (labels(0, 9000, 32, integer=0, rms=4000), "mse_loss", ["error"]),
+        (labels(-3, 3, 32, integer=0, rms=1), "mse_loss", []),
+    ],
+)
+def test_label_range(tmp_path: Path, series: dict[tuple[str, str], Row], function: str, severities: list[str]) -> None:
+    record = record_of(tmp_path, FLAT, series, function=function)
+    assert [found.severity for found in LabelRange().check(record)] == severities
+
+
+PROGRAM = """import torch
+x, y = load()
+x = torch.tensor(x)
+y = y / 255
+y = torch.tensor(y, dtype=torch.long)
+train = TensorDataset(x[:100], y[:100])
+loader = DataLoader(train, batch_size=10)
+model = make()
+for inputs, targets in loader:
+    inputs = inputs.to("cpu")
+    loss = criterion(model(inputs), targets)
+"""
+
+
+def test_findings_point_to_where_the_data_are_made(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(PROGRAM)
+    record = record_of(tmp_path / "in", FLAT, inputs(100, 255), main_file=str(file), line=11)
+    (found,) = InputScale().check(record)
+    assert found.location == Location(str(file), 3)
+    record = record_of(tmp_path / "out", FLAT, labels(0, 0, 1), main_file=str(file), line=11)
+    (found,) = LabelRange().check(record)
+    assert found.location == Location(str(file), 4)  # the division, not the cast
+    assert target_origin(record, Location(str(file), 11))[0] == Location(str(file), 5)
+
+
+@pytest.mark.parametrize("text", ["x = (", "\0", "a = a\nb = c\nc = b\nmodel(b)\nloss = f(model(b), c)\n"])
+def test_odd_programs_give_no_answer(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(text)
+    source_of(str(file))
+    record = record_of(tmp_path / "run", FLAT, inputs(100, 255), main_file=str(file), line=5)
+    assert len(list(InputScale().check(record))) == 1
+    target_origin(record, Location(str(file), 5))
+    assert source_of(str(tmp_path / "missing.py")) is None
+
+
+@pytest.mark.parametrize("rule", [InputScale, LabelRange, NonFiniteInput])
+@pytest.mark.parametrize("losses", [[], [NAN], [float("inf")] * 3])
+def test_nothing_raises_on_short_or_broken_records(
+    tmp_path: Path, rule: Callable[[], Any], losses: list[float]
+) -> None:
+    nothing: Row = (NAN, NAN, NAN, NAN, NAN, NAN, NAN, 1.0)
+    series = {("input", "model#0"): nothing, ("target", "0"): nothing, ("output", "0"): nothing}
+    assert isinstance(list(rule().check(record_of(tmp_path, losses, series))), list)
