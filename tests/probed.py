@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,3 +78,59 @@ def written(folder: Path, text: str, name: str = "script.py") -> Path:
     script = folder / name
     script.write_text(HEAD + textwrap.dedent(text))
     return script
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of many scripts that ran as forks of one process: how it ended, and its own record if it has one."""
+
+    script: Path
+    code: int
+    out: str
+    err: str
+    records: list[Record]
+
+    @property
+    def record(self) -> Record:
+        assert len(self.records) == 1, self.err
+        return self.records[0]
+
+    line = Probed.line
+    at = Probed.at
+
+
+_FORK = """
+import importlib, json, runpy, traceback
+importlib.import_module("torch._dynamo")  # as the first optimizer of each child would, which takes seconds
+for script in sys.argv[1:]:
+    sys.stdout.flush()
+    if (child := os.fork()) == 0:
+        for number, end in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{script}.{end}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = [script]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit()
+    print(json.dumps([child, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]))
+"""
+
+
+def many(folder: Path, bodies: dict[str, str], watched: bool = True) -> dict[str, Part]:
+    """Run many scripts in one go: each in a fork of a process that has imported torch.
+
+    Args:
+        bodies: what follows the usual imports in each script, by name.
+        watched: with the probe inside, every step watched; each fork then has a record of its own.
+    """
+    scripts = [written(folder, body, f"part{number}.py") for number, body in enumerate(bodies.values())]
+    words = [str(written(folder, _FORK, "forks.py")), *map(str, scripts)]
+    done = probed(words, folder) if watched else None
+    bare = None if watched else plain(words, folder)
+    out = done.out if done else bare.stdout
+    assert (done.code if done else bare.returncode) == 0, done.err if done else bare.stderr
+    records = done.run.records if done else []
+    parts = {}
+    for name, script, line in zip(bodies, scripts, out.splitlines(), strict=True):
+        pid, code = json.loads(line)
+        texts = [Path(f"{script}.{end}").read_text() for end in ("out", "err")]
+        parts[name] = Part(script, code, *texts, [record for record in records if record.pid == pid])
+    return parts

@@ -94,7 +94,7 @@ def test_declarations_become_dataclasses(tmp_path: Path) -> None:
         {"type": "schema", "id": 1, "series": [["a"]]},
         {"type": "schema", "id": 1, "series": 5},
         {"type": "event"},
-        {"type": "event", "event": "unchanged", "parameters": 5},
+        {"type": "event", "event": "no-gradient", "parameters": 5},
         {"type": "graph", "nodes": [{"id": "x"}]},
         {"type": 5},
         {"type": "pattern", "events": []},

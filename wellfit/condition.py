@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from wellfit.record import Curve, Loss, Record
-from wellfit.record.curves import Floats
+from wellfit.record.curves import Floats, Steps
 
 Verdict = Literal["too-short", "learning", "flat", "diverging", "non-finite"]
 
@@ -199,19 +199,22 @@ def _adversarial(record: Record) -> bool:
 
 
 def _take_turns(record: Record) -> bool:
-    """Two optimizers that step in turn, each after a backward call of its own, and not one phase after the other."""
+    """Two optimizers that step in turn, or two places of backward with an optimizer each, all along."""
     if len(record.optimizers) < 2:
         return False
     steps = record.steps
-    holder = steps["a"].astype(np.int64)
-    if len(holder) < FEWEST_STEPS:
+    sites = record.loss_sites()
+    losses = [record.loss(site).step for site in sites[:2]]
+    by_optimizer = [steps["step"][steps["a"] == id] for id in record.optimizers]
+    by_optimizer.sort(key=len, reverse=True)
+    return _interleaved(losses) or _interleaved(by_optimizer[:2])
+
+
+def _interleaved(places: list[Steps]) -> bool:
+    """Whether two sets of steps alternate; two phases of one program (train, then fine-tune) do not."""
+    if len(places) < 2 or len(places[1]) <= max(TURNS * len(places[0]), 1):
         return False
-    names, counts = np.unique(holder, return_counts=True)
-    order = np.argsort(-counts)
-    if len(names) < 2 or counts[order[1]] <= TURNS * len(holder):
-        return False
-    first, second = (np.flatnonzero(holder == names[i]) for i in order[:2])
-    # Two phases of one program (train, then fine-tune) do not take turns.
+    first, second = places
     return bool(first[0] < second[-1] and second[0] < first[-1])
 
 

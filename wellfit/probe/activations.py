@@ -104,9 +104,7 @@ class Activations:
         if self.owner is not None and get_ident() != self.owner:
             return
         begin = thread_time()
-        root = not self.stack
-        self.stack.append(module)
-        if root:
+        if not self.stack:
             layer = self.layers.get(module, user_frame(sys._getframe(1)))
             if layer is not None:
                 if self.on_root is not None:
@@ -114,6 +112,7 @@ class Activations:
                 if torch.is_grad_enabled() and self.seen.get("root " + layer.name, 0) < 1:
                     self.seen["root " + layer.name] = 1
                     self._inputs(layer, args)
+        self.stack.append(module)
         self.spend(thread_time() - begin)
 
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:

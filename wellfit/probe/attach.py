@@ -219,7 +219,9 @@ class Attachment:
             )  # fmt: skip
             loaders[made] = number
 
-        self._patch(torch.nn.Module, "__init__", after_init(observer.layers.born))
+        self._patch(
+            torch.nn.Module, "__init__", after_init(lambda made: observer.layers.born(made))
+        )  # a fork changes `layers`
         self._patch(torch.optim.Optimizer, "__init__", after_init(observer.optimizers.born))
         self._patch(lr_scheduler.LRScheduler, "__init__", after_init(scheduler))
         self._patch(DataLoader, "__init__", after_init(loader))

@@ -18,6 +18,7 @@ from wellfit.probe.statistics import Meter, is_real
 from wellfit.probe.trace import Trace
 
 TRACED = 2  # backward calls of each place whose graph is taken
+UNTRACED = 4  # graphs without lines (no torch function mode reached the loss) after which no more is tried
 
 Event = Callable[..., None]
 LateRow = tuple[int, int, int, int, float]  # type, a, b, step, seconds
@@ -44,6 +45,7 @@ class Backwards:
         self._sites: dict[Place | None, int] = {}
         self._quick: dict[tuple[CodeType, int], int] = {}
         self._traced: dict[int, int] = {}
+        self._untraced = 0  # graphs since the last one that knows the user's lines
         self._early: dict[int, list[dict[str, Any]]] = {}
         self._layer_said = False
         self._scaled: tuple[Any, Any] | None = None
@@ -122,14 +124,20 @@ class Backwards:
         """Whether this place's graph is still to be taken."""
         return self._traced.get(site, 0) < TRACED
 
-    def none_traced(self) -> bool:
-        """Whether no graph was taken yet."""
-        return not self._traced
+    def wants_trace(self) -> bool:
+        """Whether a graph is waited for: of the first place, or of one that came later, when no call was logged."""
+        return not self._traced or 0 < self._untraced < UNTRACED
 
     def take_graph(self, loss: Any, site: int, step: int) -> None:
         """Write the graph of a loss."""
         if not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
             return
+        if self.trace.calls:
+            self._untraced = 0
+        else:
+            self._untraced += 1
+            if site in self._traced:  # one without lines is better than none, but not than the one before it
+                return
         self._traced[site] = self._traced.get(site, 0) + 1
         nodes = graph.take(loss.grad_fn, self.trace, self.layers)
         self._early[site] = nodes

@@ -7,6 +7,7 @@ from typing import Any
 
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place
+from wellfit.probe.losses import FUNCTIONS
 from wellfit.probe.trace import Trace
 
 NODES = 5000  # a larger graph is cut off here (breadth first from the loss)
@@ -88,6 +89,8 @@ def activations(nodes: list[dict[str, Any]], layers: dict[str, Layer]) -> None:
                 break
             at = above[0]
             function = _FUNCTIONS.get(at["op"])
+            if at.get("function") in FUNCTIONS:  # the log_softmax within cross_entropy is the loss's own
+                break
             if function is not None:
                 inside = layers.get(at.get("layer") or "")
                 if inside is None or inside.kind != "activation":

@@ -28,6 +28,14 @@ FRAGILE = (
     "Log1PBackward0",
 )  # fmt: skip
 
+# Operations that keep nothing but finite numbers when they fail: which of them, and where they are not defined.
+_UNDEFINED = {
+    "LogBackward0": ("self", lambda x: x <= 0), "Log2Backward0": ("self", lambda x: x <= 0),
+    "Log10Backward0": ("self", lambda x: x <= 0), "Log1PBackward0": ("self", lambda x: x <= -1),
+    "DivBackward0": ("other", lambda x: x == 0), "AcosBackward0": ("self", lambda x: x.abs() > 1),
+    "AsinBackward0": ("self", lambda x: x.abs() > 1), "AtanhBackward0": ("self", lambda x: x.abs() >= 1),
+}  # fmt: skip
+
 
 def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: list[dict[str, Any]]) -> dict[str, Any]:
     """The first operation, in the order of execution, that made a number that is not finite.
@@ -56,13 +64,16 @@ def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: l
                     "inputs_finite": False,
                 }
             if found is not None:
-                return _said(found, "forward", ids, layers, trace, early)
+                return _said(_undefined_below(found) or found, "forward", ids, layers, trace, early)
             named = _said(node, "forward", ids, layers, trace, early)
             leaf_bad = any(below is None for below, _ in node.next_functions) and not _has_graph_input(node)
             return (
                 {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
             )
         return _said(node, "forward", ids, layers, trace, early)
+    undefined = _undefined_below(loss_node)
+    if undefined is not None:
+        return _said(undefined, "forward", ids, layers, trace, early)
     return _said(loss_node, "loss", ids, layers, trace, early)
 
 
@@ -120,6 +131,19 @@ def _producer(node: Any, layers: Layers, meter: Meter) -> Any:
             return known[0] if known else "a parameter"
     # The nodes below were looked at already and kept only finite tensors: their result is what went bad.
     return max(candidates, key=lambda n: n._sequence_nr()) if candidates else None
+
+
+def _undefined_below(node: Any) -> Any:
+    """The latest operation at or below `node` that was given numbers for which it is not defined, or None."""
+    for candidate in reversed(_by_execution(node)[0]):
+        name, outside = _UNDEFINED.get(candidate.name().rpartition("::")[2], ("", None))
+        try:
+            given = getattr(candidate, f"_saved_{name}", None) if outside is not None else None
+        except RuntimeError:  # already freed
+            continue
+        if isinstance(given, torch.Tensor) and not given.is_complex() and bool(outside(given.detach()).any()):
+            return candidate
+    return None
 
 
 def _has_graph_input(node: Any) -> bool:

@@ -133,7 +133,7 @@ class Observer:
         self.trace.stop()
         if self.evaluations.open:
             self.evaluations.end()
-        if not self.optimizers.made and self._backward_since_tick and not self._in_step:
+        if self._manual_step_over():
             self._manual_tick()
         if self.ledger.waiting:
             self.ledger.write(self.step, keep=self.backwards.said)
@@ -277,8 +277,12 @@ class Observer:
         self.weights.before(self._manual, self.step)
         self._timed += thread_time() - begin
 
+    def _manual_step_over(self) -> bool:
+        """Whether a step that no optimizer ends has had its backward call."""
+        return not self.optimizers.made and self._backward_since_tick and not self._in_step
+
     def _manual_tick(self) -> None:
-        """Before the next backward: the parameters were changed by now."""
+        """Before the next forward, or else backward: the parameters were changed by now."""
         if self.watching:
             self.weights.after()
         self._tick(MANUAL)
@@ -348,7 +352,7 @@ class Observer:
         """A model's forward begins on a watched step: in the first ones torch's calls are logged."""
         if self._manual_step_over() and torch.is_grad_enabled() and not self._in_backward:
             self._manual_tick()
-        early = self.step < TRACED_STEPS or self.backwards.none_traced()
+        early = self.step < TRACED_STEPS or self.backwards.wants_trace()
         if early and not self.compiled and not self._in_backward and not self._in_step and torch.is_grad_enabled():
             self.trace.start()
 
@@ -373,6 +377,8 @@ class Observer:
         if not (self.watching if training else self.trained):
             return
         begin = thread_time()
+        if training and self._manual_step_over():
+            self._manual_tick()
         number = self.losses.number(function, 3, args, kwargs, training)
         scalar = result.numel() == 1 and result.is_cpu
         value = float(result.detach()) if scalar else math.nan

@@ -124,7 +124,7 @@ def find_run(text: str, cwd: str | os.PathLike[str]) -> Path:
     if text == "last":
         if runs:
             return runs[-1]
-        raise WellfitError(f"there is no run yet in {runs_folder(cwd)}: start one with `wellfit run`")
+        raise WellfitError(f"there is no run yet in {runs_folder(cwd)}: start one with `wellfit run train.py`")
     begun = [run for run in runs if text and run.name.startswith(text)]
     exact = [run for run in begun if run.name == text]
     if exact or len(begun) == 1:
@@ -135,6 +135,8 @@ def find_run(text: str, cwd: str | os.PathLike[str]) -> Path:
     path = Path(cwd).absolute() / text
     if text and _is_run(path):
         return path
+    if text and path.is_dir():
+        raise WellfitError(f'the folder {path} holds no record: give the folder of a run, its id, or "last"')
     near = difflib.get_close_matches(text, [run.name for run in runs], n=3, cutoff=0.3)
     hint = f"did you mean {', '.join(near)}?" if near else "`wellfit runs` lists them"
     raise WellfitError(f'no run "{text}" in {runs_folder(cwd)}: {hint}')

@@ -61,9 +61,7 @@ class NonFiniteGrad(Rule):
         Fix("Add a small number under the root or to the divisor"),
     )
 
-    grown: float = (
-        100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
-    )
+    grown: float = 100.0  # loss just before over the first one; above, it overflowed while the run diverged
 
     @staticmethod
     def sick() -> None:

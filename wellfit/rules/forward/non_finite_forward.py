@@ -62,9 +62,7 @@ class NonFiniteForward(Rule):
         Fix("Clamp the input of the operation that is named"),
     )
 
-    grown: float = (
-        100.0  # loss just before, over the first loss: above it the numbers overflowed while the run diverged
-    )
+    grown: float = 100.0  # loss just before over the first one; above, it overflowed while the run diverged
 
     @staticmethod
     def sick() -> None:

@@ -46,7 +46,7 @@ class Saturated(Rule):
     code = "FWD303"
     name = "saturated"
     family = "forward"
-    summary = "hidden tanh or sigmoid units on their flat ends, where no gradient passes"
+    summary = "hidden tanh or sigmoid units on their flat ends: no gradient passes"
     reads = ("activation.saturated", "loss")
     consequences = ("vanishing", "exploding", "output-collapse", "plateau", "zero-grad-param", "initial-loss")
     fixes = (
