@@ -100,8 +100,9 @@ class Part:
 
 
 _FORK = """
-import importlib, json, runpy, traceback
+import atexit, gc, importlib, json, runpy
 importlib.import_module("torch._dynamo")  # as the first optimizer of each child would, which takes seconds
+gc.freeze()
 for script in sys.argv[1:]:
     sys.stdout.flush()
     if (child := os.fork()) == 0:
@@ -109,7 +110,9 @@ for script in sys.argv[1:]:
             os.dup2(os.open(f"{script}.{end}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = [script]
         runpy.run_path(script, run_name="__main__")
-        sys.exit()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(0)  # taking all of torch apart would take a second for each
     print(json.dumps([child, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]))
 """
 

@@ -397,3 +397,20 @@ def test_it_can_be_switched_off():
     environment = {**os.environ, "WELLFIT_NATIVE": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["None", "twin"]
+
+
+@pytest.mark.parametrize("engine", ["kernel", "twin"])
+def test_moments_are_those_of_the_units(engine):
+    made = getattr(native, engine)
+    if made is None:
+        pytest.skip("the kernel was not built")
+    tensor = torch.randn(32, 5) * torch.tensor([1.0, 0.0, 3.0, 0.5, 2.0])
+    tensor[:, 3] = 0.5  # a unit that does not vary
+    moments = made.moments(made.units(tensor, 1, 0, 1))
+    squares = tensor.double().square().sum(0)
+    assert moments.variance == pytest.approx(tensor.double().var(0, correction=0).sum().item(), rel=1e-6)
+    assert moments.square == pytest.approx(squares.sum().item(), rel=1e-6)
+    assert moments.flat == 2
+    assert (moments.least, moments.most) == pytest.approx(
+        (squares[squares > 0].min().item(), squares.max().item()), rel=1e-6
+    )

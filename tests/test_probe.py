@@ -233,7 +233,9 @@ def test_a_correct_loop_has_no_stale_gradient(loops, name: str) -> None:
 def test_a_loop_without_zero_grad_has_one(loops) -> None:
     events = loops[STALE].record.events("stale-gradient")
     assert [event["step"] for event in events] == [1, 2, 3, 4, 5]
-    assert events[0]["confirmed"] and events[0]["optimizer"] == 0 and events[0]["parameter"] in ("net.bias", "net.weight")
+    assert (
+        events[0]["confirmed"] and events[0]["optimizer"] == 0 and events[0]["parameter"] in ("net.bias", "net.weight")
+    )
 
 
 def test_patterns_of_accumulation(loops) -> None:

@@ -209,9 +209,16 @@ def test_cleared_before_the_step(tmp_path: Path) -> None:
     told = Training(tmp_path)
     for count in (1, 2, 3, 4, 5, 8, 16, 32, 64):
         told.event("gradient-cleared", count - 1, optimizer=0, count=count, location=place(91))
-    [found] = ExtraZero().check(told.record(FLAT))
+    [found] = ExtraZero().check(told.record(FLAT, [["backward", "zero_grad:0", "step:0"]]))
     assert (found.severity, found.step) == ("error", 0)
     assert found.location is not None and found.location.line == 91
+
+
+def test_cleared_once_is_no_habit(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    for count in (1, 2, 3):
+        told.event("gradient-cleared", count - 1, optimizer=0, count=count, location=place(91))
+    assert list(ExtraZero().check(told.record(FLAT, [["zero_grad:0", "backward", "step:0"]]))) == []
 
 
 def test_cleared_before_each_micro_batch(tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
 
 
 def explained(rules: Iterable[Rule]) -> dict[str, set[str]]:
-    """By name of a rule, the names of all rules that it explains, directly or through others (never itself)."""
+    """By name of a rule, the names of all rules that it explains, directly or through others (never itself).
+
+    Where one rule names another and is explained by it only through others, what is named wins.
+    """
     direct = {rule.name: set(rule.consequences) for rule in rules}
     reach: dict[str, set[str]] = {}
     for name in direct:
@@ -81,7 +84,7 @@ def explained(rules: Iterable[Rule]) -> dict[str, set[str]]:
             if other not in seen:
                 seen.add(other)
                 waiting += direct.get(other, ())
-        reach[name] = seen - {name}
+        reach[name] = {other for other in seen if other in direct[name] or name not in direct.get(other, ())} - {name}
     return reach
 
 

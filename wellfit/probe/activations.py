@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from time import thread_time
@@ -15,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from wellfit.probe.device import Device
 from wellfit.probe.layers import Layer, Layers
-from wellfit.probe.locate import user_frame
+from wellfit.probe.locate import Place, user_frame
 from wellfit.probe.statistics import NAN, Meter, Row
 
 SILENT_BATCHES = 20  # a unit is silent when it gave nothing for this many sampled batches (docs/record.md)
@@ -65,8 +66,9 @@ class Activations:
         self.modes: dict[str, bool] = {}
         self.seen: dict[str, int] = {}
         self.on_root: Callable[[nn.Module, Layer], None] | None = None
-        self.on_non_finite: Callable[[Layer, nn.Module, float, bool], None] | None = None
+        self.on_non_finite: Callable[[Layer, nn.Module, float, bool, Place | None], None] | None = None
         self.forbidden = False
+        self._previous: weakref.ref[nn.Module] | None = None  # the innermost module that ended last
         self.dirty = False  # a layer was called for the first time: declare again
         self._handles: list[Any] = []
         self._before = guard(self._before_forward)
@@ -77,6 +79,7 @@ class Activations:
     def begin(self) -> None:
         """Register the hooks (a watched step begins)."""
         self.seen.clear()
+        self._previous = None
         self.modes.clear()
         self.stack.clear()
         if not self._handles and not self.forbidden:
@@ -134,6 +137,8 @@ class Activations:
                     self.modes[layer.name] = module.training
                 if count < CALLS_PER_STEP and layer.kind in _MEASURED:
                     self._measure(module, layer, args, output, first=count == 0)
+                if not module._modules:
+                    self._previous = weakref.ref(module)
         self.spend(thread_time() - begin)
 
     def _measure(self, module: nn.Module, layer: Layer, args: Any, output: Any, first: bool) -> None:
@@ -147,12 +152,24 @@ class Activations:
         row = self._row(layer, tensor, first)
         if first:
             self.emit("activation", layer.name, row)
-        if not math.isfinite(row[3]) and self.on_non_finite is not None:
-            self.on_non_finite(layer, module, row[3], self._inputs_finite(args))
+        if not math.isfinite(row[3]):
+            self._not_finite(layer, module, row[3], args)
         if first and tensor.requires_grad and layer.kind in _GRADIENTS:
             tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))  # type: ignore[no-untyped-call]
             if layer.kind == "recurrent" and isinstance(module, nn.RNNBase):
                 self._time_hook(module, layer, args, tensor)
+
+    def _not_finite(self, layer: Layer, module: nn.Module, amax: float, args: Any) -> None:
+        if self.on_non_finite is None:
+            return
+        finite = self._inputs_finite(args)
+        before = self._previous() if self._previous is not None else None
+        known = None if before is None or finite else self.layers.get(before)
+        if before is not None and known is not None and known.kind not in _MEASURED:
+            # All measured layers before were finite, so the bad numbers come from the one between, which is not.
+            self.on_non_finite(known, before, amax, True, self.layers.place(before))
+        else:
+            self.on_non_finite(layer, module, amax, finite, None)
 
     def _measure_there(self, layer: Layer, tensor: torch.Tensor) -> None:
         """The same on an accelerator, without waiting for it."""
@@ -225,7 +242,7 @@ class Activations:
         begin = thread_time()
         if isinstance(gradient, torch.Tensor) and self.meter.takes(gradient):
             sums = self.meter.units(gradient.detach().contiguous(), axis, 0)
-            if sums is not None and len(sums.sumsq) >= 8:
+            if sums is not None and len(sums.maximum) >= 8:
                 self.emit("time_profile", layer.name, sums.profile(8))
         self.spend(thread_time() - begin)
 

@@ -321,6 +321,14 @@ class Attachment:
 
             return _maybe_opt_step
 
+        def with_hooks(original: Any) -> Any:
+            def __enter__(self: Any) -> Any:
+                observer.backwards.packed = True
+                return original(self)
+
+            return __enter__
+
+        self._patch(torch.autograd.graph.saved_tensors_hooks, "__enter__", with_hooks)
         self._patch(torch.amp.GradScaler, "scale", with_scale)
         self._patch(torch.amp.GradScaler, "_maybe_opt_step", with_step)
 
@@ -389,4 +397,5 @@ def _end_with_workers() -> None:
     """Processes of multiprocessing leave by os._exit, past atexit, but run its finalizers."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, _end, exitpriority=100)
+        # Such a process begins by forgetting all finalizers, and then calls this.
+        util.register_after_fork(_end, lambda end: util.Finalize(None, end, exitpriority=100))

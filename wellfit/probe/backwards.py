@@ -41,6 +41,7 @@ class Backwards:
         self.trace = trace
         self.declare = declare
         self.event = event
+        self.packed = False  # the user keeps saved tensors in a form of their own (activation checkpoints)
         self.said = False  # the first number that is not finite was told
         self._sites: dict[Place | None, int] = {}
         self._quick: dict[tuple[CodeType, int], int] = {}
@@ -152,19 +153,23 @@ class Backwards:
             return
         self.said = True
         early = self._early.get(site, [])
-        found = nonfinite.autopsy(loss.grad_fn, self.layers, self.meter, self.trace, early)
+        # To unpack saved tensors would run the user's code again.
+        look = nonfinite.unopened if self.packed else nonfinite.autopsy
+        found = look(loss.grad_fn, self.layers, self.meter, self.trace, early)
         if found["where"] == "parameter":
             found = {**self._suspected(early), **found}
         self.event("non-finite", value="nan" if math.isnan(value) else "inf", **found)
 
-    def layer_not_finite(self, layer: Layer, module: Any, amax: float, inputs_finite: bool) -> None:
+    def layer_not_finite(
+        self, layer: Layer, module: Any, amax: float, inputs_finite: bool, place: Place | None
+    ) -> None:
         """A layer gave out what is not finite, on a watched step."""
         if self.said or self._layer_said:
             return
         self._layer_said = True
         bad = next((name for p in module.parameters(recurse=False) if (name := self._bad_parameter(p))), None)
         where = "parameter" if bad else "forward" if inputs_finite else "input"
-        place = user_place(1)
+        place = place or user_place(1)
         self.event(
             "non-finite", where=where, layer=layer.name, parameter=bad, function=type(module).__name__,
             value="nan" if math.isnan(amax) else "inf", inputs_finite=inputs_finite,

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from wellfit.probe.layers import Layers
 from wellfit.probe.locate import location, user_frame, user_place
+from wellfit.probe.statistics import shape_of
 
 CALLS = 3  # forward calls of root modules looked at in one evaluation
 PASSES = 200  # evaluations looked at closely; after that only their losses
@@ -125,7 +126,7 @@ class Evaluations:
                 "location": location(user_place(3)), "functional_dropout": self._dropout,
                 "training_layers": sorted({n for n, training in self._mode_layers if training}),
                 "eval_layers": sorted({n for n, training in self._mode_layers if not training}),
-                "batch": list(first.shape) if first is not None else None,
+                "batch": shape_of(first) if first is not None else None,
             }
         )  # fmt: skip
         self._calls += 1

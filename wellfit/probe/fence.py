@@ -16,11 +16,18 @@ R = TypeVar("R")
 
 _function_modes = torch._C._len_torch_function_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing = torch._C._get_tracing_state
+_transforms = torch._C._functorch.peek_interpreter_stack
 
 
 def observed() -> bool:
     """Whether a mode (of the user's, or our trace) would see the torch calls that are made now."""
     return bool(_function_modes() or _dispatch_modes())
+
+
+def transforming() -> bool:
+    """Whether torch runs the program to look at it, not to compute: torch.jit.trace, torch.func."""
+    return _tracing() is not None or _transforms() is not None
 
 
 def out_of_sight(function: Callable[P, R]) -> Callable[P, R]:
@@ -68,12 +75,13 @@ class Fence:
             self.detach = None
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
-        """`function`, but its errors end in `fault`, it does nothing once the probe is off, and no mode sees it."""
+        """`function`, but its errors end in `fault`, it does nothing once the probe is off or
+        while the program is only looked at, and no mode sees it."""
         hidden = out_of_sight(function)
 
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
-            if self.off:
+            if self.off or transforming():
                 return None
             try:
                 return hidden(*args, **kwargs) if observed() else function(*args, **kwargs)

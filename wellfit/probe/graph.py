@@ -8,6 +8,7 @@ from typing import Any
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place
 from wellfit.probe.losses import FUNCTIONS
+from wellfit.probe.statistics import shape_of
 from wellfit.probe.trace import Trace
 
 NODES = 5000  # a larger graph is cut off here (breadth first from the loss)
@@ -53,7 +54,7 @@ def take(loss_node: Any, trace: Trace, layers: Layers) -> list[dict[str, Any]]:
         if variable is not None:
             known = layers.parameter(variable)
             entry["parameter"] = known[0] if known else None
-            entry["shape"] = list(variable.shape)
+            entry["shape"] = shape_of(variable)
         for below, _ in node.next_functions:
             if below is None:
                 continue

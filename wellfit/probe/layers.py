@@ -224,7 +224,8 @@ class Layers:
                 attributes[name] = value
             elif isinstance(value, tuple) and all(isinstance(v, int) for v in value):
                 attributes[name] = list(value)
-        attributes["bias"] = module._parameters.get("bias") is not None
+        own = module._parameters  # that of a scripted module is no dict
+        attributes["bias"] = "bias" in own and own["bias"] is not None
         known = [self.parameter(p) for p in module._parameters.values() if p is not None]
         applied = layer.activation_place or (self.place(module) if layer.kind == "activation" else None)
         return {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wellfit.probe.locate import Place, cached_place, location
-from wellfit.probe.statistics import NAN, Meter, Row
+from wellfit.probe.statistics import NAN, Meter, Row, shape_of
 
 # Functions of torch.nn.functional that are losses of (prediction, target, ...).
 FUNCTIONS = (
@@ -131,7 +131,7 @@ def _extremes(tensor: torch.Tensor) -> tuple[float, float]:
 
 
 def _shape(value: Any) -> list[int] | None:
-    return list(value.shape) if isinstance(value, torch.Tensor) else None
+    return shape_of(value) if isinstance(value, torch.Tensor) else None
 
 
 def _dtype(value: Any) -> str | None:

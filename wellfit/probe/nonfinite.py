@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ FRAGILE = (
 )  # fmt: skip
 
 # Operations that keep nothing but finite numbers when they fail: which of them, and where they are not defined.
-_UNDEFINED = {
+_UNDEFINED: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "LogBackward0": ("self", lambda x: x <= 0), "Log2Backward0": ("self", lambda x: x <= 0),
     "Log10Backward0": ("self", lambda x: x <= 0), "Log1PBackward0": ("self", lambda x: x <= -1),
     "DivBackward0": ("other", lambda x: x == 0), "AcosBackward0": ("self", lambda x: x.abs() > 1),
@@ -75,6 +76,11 @@ def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: l
     if undefined is not None:
         return _said(undefined, "forward", ids, layers, trace, early)
     return _said(loss_node, "loss", ids, layers, trace, early)
+
+
+def unopened(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: list[dict[str, Any]]) -> dict[str, Any]:
+    """As `autopsy`, without looking at what the graph holds: only where the loss is."""
+    return _said(loss_node, "loss", _by_execution(loss_node)[1], layers, trace, early)
 
 
 def suspect(early: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -136,9 +142,12 @@ def _producer(node: Any, layers: Layers, meter: Meter) -> Any:
 def _undefined_below(node: Any) -> Any:
     """The latest operation at or below `node` that was given numbers for which it is not defined, or None."""
     for candidate in reversed(_by_execution(node)[0]):
-        name, outside = _UNDEFINED.get(candidate.name().rpartition("::")[2], ("", None))
+        known = _UNDEFINED.get(candidate.name().rpartition("::")[2])
+        if known is None:
+            continue
+        name, outside = known
         try:
-            given = getattr(candidate, f"_saved_{name}", None) if outside is not None else None
+            given = getattr(candidate, f"_saved_{name}", None)
         except RuntimeError:  # already freed
             continue
         if isinstance(given, torch.Tensor) and not given.is_complex() and bool(outside(given.detach()).any()):

@@ -90,6 +90,7 @@ class Observer:
         self._timed = 0.0
         self._in_backward = False
         self._in_step = 0
+        self._stepping: Held | None = None
         self._backward_since_tick = False
         self._pattern: list[int] = []
         self._manual: Held | None = None
@@ -154,7 +155,8 @@ class Observer:
         """The backward call ended."""
         self._in_backward = False
         self._backward_since_tick = True
-        self._pattern.append(BACKWARD)
+        if not self._in_step:  # what a closure does within the step has an order of its own
+            self._pattern.append(BACKWARD)
         if self._attentive:
             if self._following:
                 for watch in self.optimizers.watches():
@@ -175,7 +177,8 @@ class Observer:
         if self._owner is not None and self._owner != get_ident():
             return
         held = self.optimizers.held(optimizer)
-        self._in_step += 1
+        self._in_step = 1 if held is self._stepping else self._in_step + 1  # its last step raised, if it never ended
+        self._stepping = held
         lrs = held.lrs
         groups = optimizer.param_groups
         if self._attentive or len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]):
@@ -208,6 +211,7 @@ class Observer:
             return
         held = self.optimizers.held(optimizer)
         held.steps += 1
+        self._stepping = None
         if self._in_step:
             self._in_step -= 1
         if self._attentive:
@@ -237,6 +241,8 @@ class Observer:
     def zero_grad(self, holder: Any) -> None:
         """`zero_grad` of an optimizer or a module was called."""
         if self._owner is not None and self._owner != get_ident():
+            return
+        if self._in_step:
             return
         if isinstance(holder, torch.optim.Optimizer):
             held = self.optimizers.held(holder)
@@ -368,8 +374,6 @@ class Observer:
     def loss_called(self, function: str, args: Any, kwargs: Any, result: Any) -> None:
         """A loss function returned."""
         if self._in_backward or not isinstance(result, torch.Tensor) or not is_real(result):
-            return
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # inside torch.func nothing is a plain number
             return
         if self._owner is not None and self._owner != get_ident():
             return

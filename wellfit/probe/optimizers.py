@@ -64,6 +64,7 @@ class Optimizers:
         self.hyper_row = hyper_row
         self.made = False  # an optimizer was made in this process: steps are its steps
         self._held: dict[int, Held] = {}
+        self._count = 0  # of optimizers ever seen: a new one may have the address of one that is gone
         self._births: dict[int, tuple[Any, Place | None]] = {}
         self._hyper: dict[tuple[int, int, str], int] = {}
 
@@ -78,7 +79,8 @@ class Optimizers:
         if held is None or held.reference() is not optimizer:
             birth = self._births.get(id(optimizer))
             place = birth[1] if birth is not None and birth[0]() is optimizer else None
-            held = self._held[id(optimizer)] = Held(optimizer, len(self._held), place)
+            held = self._held[id(optimizer)] = Held(optimizer, self._count, place)
+            self._count += 1
         return held
 
     def all(self) -> Iterator[tuple[Held, Any]]:

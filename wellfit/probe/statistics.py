@@ -14,59 +14,49 @@ from wellfit.probe import native
 NAN = math.nan
 Row = tuple[float, float, float, float, float, float, float, float]
 
+FEWEST_ROWS = 8  # samples of a batch that statistics of units need, however large one is
+
 _FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 _NO_DISPATCH = torch.Tensor.__torch_dispatch__
 
 
 class Units:
-    """Sums over the units (features, channels, time steps) of one tensor.
+    """Sums over the units (features, channels, time steps) of one tensor, and what they come to."""
 
-    Args:
-        maximum, absolute, total, square: per unit: signed maximum, absolute maximum, sum, sum of squares.
-        count: elements looked at per unit.
-    """
+    __slots__ = ("_moments", "sums")
 
-    __slots__ = ("absolute", "count", "maximum", "sumsq", "total")
+    def __init__(self, sums: native.UnitSums) -> None:
+        self.sums = sums
+        self._moments = (native.kernel or native.twin).moments(sums) if sums.n and len(sums.sum) else None
 
-    def __init__(
-        self, maximum: array[float], absolute: array[float], total: array[float], sumsq: array[float], count: int
-    ) -> None:
-        self.maximum = maximum
-        self.absolute = absolute
-        self.total = total
-        self.sumsq = sumsq
-        self.count = count
+    @property
+    def maximum(self) -> array[float]:
+        """Signed maximum of each unit."""
+        return self.sums.maximum
 
     def variation(self) -> float:
         """sqrt(mean over units of the variance) / rms; NaN for fewer than 2 elements a unit, 0 if all are zero."""
-        n = self.count
-        if n < 2 or not self.total:
+        moments, n = self._moments, self.sums.n
+        if moments is None or n < 2:
             return NAN
-        variance = sum(max(q / n - (s / n) ** 2, 0.0) for s, q in zip(self.total, self.sumsq, strict=True))
-        square = sum(self.sumsq) / n
-        return math.sqrt(variance / square) if square > 0 else 0.0
+        return math.sqrt(moments.variance * n / moments.square) if moments.square > 0 else 0.0
 
     def feature_spread(self) -> float:
         """Largest rms of a feature over the smallest that is not 0."""
-        positive = [q for q in self.sumsq if q > 0]
-        return math.sqrt(max(positive) / min(positive)) if positive else NAN
+        moments = self._moments
+        return math.sqrt(moments.most / moments.least) if moments is not None and moments.least > 0 else NAN
 
     def constant_share(self) -> float:
         """Share of features that do not vary in this batch."""
-        n = self.count
-        if n < 2 or not self.total:
-            return NAN
-        flat = sum(
-            q / n - (s / n) ** 2 <= 1e-12 * max(q / n, 1e-300) for s, q in zip(self.total, self.sumsq, strict=True)
-        )
-        return flat / len(self.total)
+        moments = self._moments
+        return moments.flat / len(self.sums.sum) if moments is not None and self.sums.n >= 2 else NAN
 
     def profile(self, parts: int) -> Row:
         """rms in equal parts of the unit axis, first to last."""
-        size = len(self.sumsq)
-        cuts = [size * i // parts for i in range(parts + 1)]
+        squares = self.sums.sumsq
+        cuts = [len(squares) * i // parts for i in range(parts + 1)]
         rms = [
-            math.sqrt(sum(self.sumsq[a:b]) / max(1, (b - a) * self.count)) for a, b in zip(cuts, cuts[1:], strict=False)
+            math.sqrt(sum(squares[a:b]) / max(1, (b - a) * self.sums.n)) for a, b in zip(cuts, cuts[1:], strict=False)
         ]
         return tuple(rms)  # type: ignore[return-value]
 
@@ -116,12 +106,14 @@ class Meter:
         """Sums per unit; None where there is nothing to sum."""
         if tensor.numel() == 0 or tensor.dim() < 2:
             return None
+        if rows:
+            rows = min(rows, max(FEWEST_ROWS, self.cap * tensor.shape[0] // tensor.numel()))
         if rows and tensor.shape[0] > rows and not tensor.is_contiguous():
             tensor = tensor[:rows]
         tensor = tensor.contiguous()
         engine: Any = native.statistics(tensor)
         sums = engine.units(tensor, axis, rows, self.seed)
-        return Units(sums.maximum, sums.absolute, sums.sum, sums.sumsq, sums.n)
+        return Units(sums)
 
     def take(self, tensors: Sequence[torch.Tensor], samples: int) -> Any:
         """Sampled elements of each tensor, to be compared after the step."""
@@ -141,6 +133,13 @@ class Meter:
         """Counts for how many batches each unit has been silent."""
         engine: Any = self.kernel or self.twin
         return engine.unit_age(units, limit)
+
+
+def shape_of(tensor: torch.Tensor) -> list[int] | None:
+    """Its shape; None if that is not just numbers (nested tensors)."""
+    if tensor.is_nested:
+        return None
+    return [int(length) for length in tensor.shape]
 
 
 def is_real(tensor: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 
 from wellfit.probe.fence import Fence
 from wellfit.probe.locate import OURS, Place, cached_place
+from wellfit.probe.statistics import shape_of
 
 CALLS = 20_000  # a trace longer than this is given up: not a training step
 CUTS = {"detach", "detach_", "numpy", "__array__", "data"}
@@ -80,7 +81,7 @@ class Trace(TorchFunctionMode):
     def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None) -> None:
         node = result.grad_fn
         if node is not None and node not in self.calls:
-            shapes = [list(a.shape) for a in args if isinstance(a, torch.Tensor)]
+            shapes = [shape for a in args if isinstance(a, torch.Tensor) and (shape := shape_of(a)) is not None]
             self.calls[node] = Call(node, name, place, self.layer(), shapes)
 
     def _cut(self, name: str, args: Any) -> None:
@@ -101,8 +102,8 @@ class Trace(TorchFunctionMode):
         )
 
     def start(self) -> None:
-        """Begin to log."""
-        if not self.pushed:
+        """Begin to log, unless a mode is active that its owner will leave before we do: they are left in turn."""
+        if not self.pushed and not _in_a_mode():
             self._count = 0
             self.pushed = True
             _push_mode(self)  # type: ignore[no-untyped-call]
@@ -132,3 +133,10 @@ class Trace(TorchFunctionMode):
         """Forget the calls of the step that ended: they hold its graph alive."""
         self.calls.clear()
         self.cuts.clear()
+
+
+def _in_a_mode() -> bool:
+    """Whether a mode other than that of `torch.set_default_device`, which stays for good, is active."""
+    default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return any(mode is not default for mode in stack) or torch._C._len_torch_dispatch_stack() > 0

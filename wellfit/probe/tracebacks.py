@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+
+import torch
 
 from wellfit.probe.locate import OURS
 
@@ -14,19 +17,53 @@ from wellfit.probe.locate import OURS
 UNCOUNTED = "<frozen importlib._bootstrap> of wellfit"
 
 
+_call = torch.nn.Module._call_impl.__code__
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The same traceback less the frames of this folder."""
-    kept = None
-    links = []
+    """The same traceback less the frames of this folder, and less the ways round that torch takes because of us."""
+    links: list[TracebackType] = []
     while trace is not None:
-        links.append(trace)
+        code = trace.tb_frame.f_code
+        if code.co_filename == UNCOUNTED or code.co_filename.startswith(OURS):
+            if code.co_name == "__torch_function__":
+                _forget_detour(links)
+        elif code.co_name == "inner" and links and _went_round(links[-1]) and code.co_filename == _call.co_filename:
+            links[-1] = _straight(links[-1])
+        else:
+            links.append(trace)
         trace = trace.tb_next
+    kept = None
     for link in reversed(links):
-        file = link.tb_frame.f_code.co_filename
-        if file != UNCOUNTED and not file.startswith(OURS):
-            link.tb_next = kept
-            kept = link
+        link.tb_next = kept
+        kept = link
     return kept
+
+
+def _forget_detour(links: list[TracebackType]) -> None:
+    """A torch function in Python goes through `handle_torch_function` to a mode, and is then called again."""
+    if len(links) >= 2 and links[-1].tb_frame.f_code.co_name == "handle_torch_function":
+        del links[-2:]
+
+
+def _went_round(link: TracebackType) -> bool:
+    """Whether a module that has no hooks of its own was called through `inner`, as all are while ours are there."""
+    if link.tb_frame.f_code is not _call:
+        return False
+    own = vars(link.tb_frame.f_locals.get("self"))
+    return not any(own.get(name) for name in _HOOKS)
+
+
+def _straight(link: TracebackType) -> TracebackType:
+    """The link as it would be had the module's forward been called at once."""
+    line = _call.co_firstlineno
+    for step in dis.get_instructions(_call):
+        positions = getattr(step, "positions", None)
+        line = (positions.lineno if positions else step.starts_line) or line
+        if step.opname == "CALL_FUNCTION_EX":
+            return TracebackType(None, link.tb_frame, step.offset, line)
+    return link
 
 
 def _clean(error: BaseException | None, seen: set[int]) -> None:

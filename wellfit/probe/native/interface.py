@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -44,6 +44,23 @@ class UnitSums:
     sum: array[float]
     sumsq: array[float]
     n: int
+
+
+class Moments(NamedTuple):
+    """What the sums of all units come to.
+
+    Args:
+        variance: sum over units of the variance within each.
+        square: sum over units of their sums of squares.
+        flat: number of units that do not vary.
+        least, most: smallest and largest sum of squares of the units that are not all 0; 0 if there are none.
+    """
+
+    variance: float
+    square: float
+    flat: float
+    least: float
+    most: float
 
 
 @dataclass
@@ -107,6 +124,9 @@ class Statistics(Protocol):
         Raises:
             WellfitError: there is no such axis.
         """
+
+    def moments(self, sums: UnitSums) -> Moments:
+        """What the sums come to; `sums.n` must be above 0."""
 
     def take(self, tensors: Sequence[torch.Tensor], per_tensor: int, seed: int) -> Snapshot:
         """Copy about `per_tensor` elements of each tensor (all, if it has no more)."""

@@ -15,7 +15,7 @@
 #include <arm_neon.h>
 #endif
 
-#define WF_ABI 1
+#define WF_ABI 2
 #define BLOCK 256  /* a summary of a large tensor looks at runs of this many elements */
 #define RUN 16     /* a snapshot takes runs of this many elements: one cache line of float */
 #define ROWS 128   /* rows that are added up in float before they are carried over to double */
@@ -307,6 +307,24 @@ EXPORT int64_t wf_unit_age(const double *unit_max, int64_t units, double level_,
         dead += age[u] >= limit;
     }
     return dead;
+}
+
+/* Over units, from their sums over n elements each: out = sum of variances, sum of squares, number of units that do not
+   vary, smallest and largest sum of squares of the units that are not all 0 (both 0 if there are none). */
+EXPORT int wf_moments(const double *sum, const double *sumsq, int64_t units, double n, double *out) {
+    double variance = 0, square = 0, flat = 0, least = 0, most = 0;
+    for (int64_t u = 0; u < units; u++) {
+        double mean = sum[u] / n, q = sumsq[u] / n, v = q - mean * mean;
+        variance += v > 0 ? v : v <= 0 ? 0 : v;
+        square += sumsq[u];
+        flat += v <= 1e-12 * (q > 1e-300 ? q : 1e-300);
+        if (sumsq[u] > 0) {
+            least = least == 0 || sumsq[u] < least ? sumsq[u] : least;
+            most = sumsq[u] > most ? sumsq[u] : most;
+        }
+    }
+    out[0] = variance, out[1] = square, out[2] = flat, out[3] = least, out[4] = most;
+    return 0;
 }
 
 /* Index of the first element that is NaN or infinite, -1 if there is none. */

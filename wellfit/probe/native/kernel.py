@@ -11,10 +11,10 @@ from struct import Struct
 import torch
 
 from wellfit.errors import WellfitError
-from wellfit.probe.native.interface import Change, Snapshot, Summary, UnitSums, planes
+from wellfit.probe.native.interface import Change, Moments, Snapshot, Summary, UnitSums, planes
 from wellfit.probe.native.supported import CODES
 
-ABI = 1
+ABI = 2
 LEVELS = ("scalar", "avx2", "avx512", "neon")
 
 _TENSOR = "QqiiddqQ"  # wf_tensor: data, n, dtype, mode, lo, hi, cap, seed
@@ -29,6 +29,7 @@ _SIGNATURES = {
     "wf_take": (_INT, [_POINTER, _LONG, _LONG, _POINTER, _POINTER]),
     "wf_change": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER]),
     "wf_unit_age": (_LONG, [_POINTER, _LONG, _REAL, _POINTER, ctypes.c_int32]),
+    "wf_moments": (_INT, [_POINTER, _POINTER, _LONG, _REAL, _POINTER]),
     "wf_first_bad": (_LONG, [_POINTER, _INT, _LONG]),
     "wf_level": (_INT, []),
     "wf_set_level": (_INT, [_INT]),
@@ -57,6 +58,7 @@ class Kernel:
         self._summary, self._units = library.wf_summary, library.wf_units
         self._take, self._change = library.wf_take, library.wf_change
         self._unit_age, self._first_bad = library.wf_unit_age, library.wf_first_bad
+        self._moments = library.wf_moments
         self._level, self._set_level = library.wf_level, library.wf_set_level
         self._spare: list[bytearray] = []
 
@@ -147,6 +149,13 @@ class Kernel:
             (n, s / n, sqrt(q / n), amax, same, stuck, sqrt(w / n)) if n else (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
             for n, s, q, amax, same, stuck, w in zip(*7 * (numbers,), strict=True)
         ]
+
+    def moments(self, sums: UnitSums) -> Moments:
+        """See `Statistics.moments`."""
+        out = array("d", bytes(40))
+        addresses = (sums.sum.buffer_info()[0], sums.sumsq.buffer_info()[0])
+        self._moments(*addresses, len(sums.sum), float(sums.n), out.buffer_info()[0])
+        return Moments(*out)
 
     def unit_age(self, units: int, limit: int) -> KernelUnitAge:
         """See `Statistics.unit_age`."""

@@ -13,7 +13,7 @@ from math import isinf, sqrt
 import torch
 
 from wellfit.errors import WellfitError
-from wellfit.probe.native.interface import SIGNED, Change, Snapshot, Summary, UnitSums, planes
+from wellfit.probe.native.interface import SIGNED, Change, Moments, Snapshot, Summary, UnitSums, planes
 from wellfit.probe.native.supported import dense
 
 _BLOCK, _RUN = 256, 16  # as in kernel.c
@@ -98,6 +98,19 @@ class Twin:
             (n, s / n, sqrt(q / n), amax, same_, stuck_, sqrt(w / n)) if n else (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
             for n, (s, q, amax, same_, stuck_, w) in zip(counts, _read(rows), strict=True)
         ]
+
+    def moments(self, sums: UnitSums) -> Moments:
+        """See `Statistics.moments`."""
+        n = sums.n
+        pairs = [(q / n, q / n - (s / n) ** 2) for s, q in zip(sums.sum, sums.sumsq, strict=True)]
+        positive = [q for q in sums.sumsq if q > 0]
+        return Moments(
+            variance=sum(0.0 if v <= 0 else v for _, v in pairs),
+            square=sum(sums.sumsq),
+            flat=float(sum(v <= 1e-12 * max(q, 1e-300) for q, v in pairs)),
+            least=min(positive, default=0.0),
+            most=max(positive, default=0.0),
+        )
 
     def unit_age(self, units: int, limit: int) -> TwinUnitAge:
         """See `Statistics.unit_age`."""

@@ -89,15 +89,16 @@ class ExtraZero(Rule):
         cleared = {e["optimizer"]: e for e in record.events("gradient-cleared") if isinstance(e["optimizer"], int)}
         for id, event in cleared.items():
             steps = optimizer_steps(record, id)
-            if event["count"] < self.fewest or 2 * event["count"] < self.share * steps:
+            # The event looks at the gradients, in some steps; the order of calls is known of every step.
+            clearing = sum(count for events, count in patterns_by_count(record) if _clears(events, id))
+            if event["count"] < self.fewest or clearing < self.share * steps:
                 continue
             yield self._said(
-                "zero_grad is called after backward and before the step, in "
-                f"{_at_least(event['count'], steps)} of {steps} steps: the optimizer steps on nothing and the model "
-                "does not learn; move it before backward",
+                f"zero_grad is called after backward and before the step, in {min(clearing, steps)} of {steps} steps: "
+                "the optimizer steps on nothing and the model does not learn; move it before backward",
                 next(e["step"] for e in record.events("gradient-cleared") if e["optimizer"] == id),
                 location_of(event.get("location")) or first_backward(record, site_of(record, id)),
-                event["count"],
+                clearing,
                 steps,
             )
             return
@@ -141,8 +142,17 @@ class ExtraZero(Rule):
         )
 
 
-def _at_least(count: int, steps: int) -> str:
-    return f"{min(count, steps)}" if count <= 5 else f"at least {min(count, steps)}"
+def _clears(events: tuple[str, ...], optimizer: int) -> bool:
+    """Whether the gradients of an optimizer are cleared between the last backward and its step."""
+    if "backward" not in events or f"step:{optimizer}" not in events:
+        return False
+    last = len(events) - 1 - events[::-1].index("backward")
+    own = (f"zero_grad:{optimizer}", "zero_grad:module")
+    return (
+        any(event in own for event in events[last : events.index(f"step:{optimizer}", last)])
+        if (f"step:{optimizer}" in events[last:])
+        else False
+    )
 
 
 def _thrown_away(events: tuple[str, ...]) -> int:

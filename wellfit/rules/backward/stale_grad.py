@@ -100,10 +100,9 @@ class StaleGrad(Rule):
             followed = event["followed"] or steps
             # One event may be counted for each parameter that is followed; written are 1 .. 5 and then the doublings.
             stale = len({e["step"] for e in events})
-            until = steps * (event["step"] + 1) / max(record.step_count, 1)
             if not any(e["confirmed"] for e in events) or event["count"] < self.fewest or stale < 2:
                 continue
-            if 2 * event["count"] < self.share * followed or until < self.share / 2 * steps:
+            if 2 * event["count"] < self.share * followed:
                 continue
             optimizer = record.optimizers.get(id)
             which = f"of optimizer {id} ({optimizer.class_name}) " if optimizer and len(record.optimizers) > 1 else ""

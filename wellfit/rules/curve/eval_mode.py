@@ -182,7 +182,7 @@ class EvalMode(Rule):
     def _evaluation_in_train(self, record: Record, layers: dict[str, Layer]) -> Iterator[Finding]:
         """Passes without gradient, every one of them with dropout or batch norm as in training."""
         trained = _trained_names(record)
-        roots = {name for name, layer in layers.items() if layer.root and _is_trained(layer, trained)}
+        roots = {name for name, layer in layers.items() if layer.is_root and _is_trained(layer, trained)}
         events = [event for event in record.events("evaluation") if event["root"] in roots or not roots]
         guilty: list[tuple[dict[str, Any], list[Layer], bool]] = []
         for event in events:
@@ -239,7 +239,7 @@ def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str
 
 def _left_in_eval(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:
     """What the calls of train() and eval() tell of the steps that were not watched."""
-    roots = {key for name, layer in layers.items() if layer.root for key in (name, layer.class_name)}
+    roots = {key for name, layer in layers.items() if layer.is_root for key in (name, layer.class_name)}
     events = [event for event in record.events("mode") if event["root"] in roots]
     if not any(event["training"] for event in events):
         return []  # nothing is known of calls of train()
@@ -295,7 +295,7 @@ def _is_trained(layer: Layer, trained: set[str]) -> bool:
     """Whether a layer, or for one without parameters of its own its neighbourhood, learns."""
     if layer.parameters:
         return any(name in trained or f"{layer.name}.{name}" in trained for name in layer.parameters)
-    if layer.root:
+    if layer.is_root:
         return bool(trained)
     prefix = layer.name.rpartition(".")[0]
     while prefix:
@@ -309,7 +309,7 @@ def _is_trained(layer: Layer, trained: set[str]) -> bool:
 
 def _last_mode(record: Record, layers: dict[str, Layer], step: int, *, training: bool) -> Location | None:
     """Where a whole model was last put into this mode, at or before this step."""
-    roots = {key for name, layer in layers.items() if layer.root for key in (name, layer.class_name)}
+    roots = {key for name, layer in layers.items() if layer.is_root for key in (name, layer.class_name)}
     for event in reversed(record.events("mode")):
         if event["training"] == training and event["step"] <= step and (event["root"] in roots or not roots):
             return location_of(event)

@@ -76,6 +76,7 @@ class LrHigh(Rule):
     first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
     rose: float = 1.5  # loss after the jump over the loss before it
     near_chance: float = 0.9  # mean loss of the last quarter over the loss of guessing, for a run that learned nothing
+    ill_from_start: float = 1000.0  # first loss over the loss of guessing: such a network was ill before any step
     accumulated: int = 2  # backward calls in a step from which an undivided loss is one that is too large
 
     @staticmethod
@@ -124,6 +125,8 @@ class LrHigh(Rule):
         if found is None:
             return
         what, step, ratio = found
+        if not self._rose_before_it_broke(record, state):
+            return
         if not self._ill(record, state):
             late = ratios.median[len(ratios.median) // 2 :]
             if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
@@ -134,6 +137,16 @@ class LrHigh(Rule):
             yield self._told_undivided(state, optimizer, step, ratio, *summed)
         else:
             yield self._told(record, state, optimizer, what, step, ratio, "error")
+
+    def _rose_before_it_broke(self, record: Record, state: Condition) -> bool:
+        """A run whose numbers ceased to be finite: long steps are to blame only if the loss grew before."""
+        if state.bad_step is None:
+            return True
+        curve = record.loss()
+        before = curve.value[(curve.step < state.bad_step) & np.isfinite(curve.value)]
+        if len(before) and state.chance > 0 and before[0] > self.ill_from_start * state.chance:
+            return False
+        return len(before) < self.steps or float(np.max(before[-self.steps :])) > self.rose * abs(before[0])
 
     def _ill(self, record: Record, state: Condition) -> bool:
         """Whether the run is not doing its job; too short a run is judged by what it has shown."""
