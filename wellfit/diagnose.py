@@ -65,34 +65,46 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
     ignored = [finding for finding, _ in found if comments.silence(finding)]
     merged = _merged([(finding, rank) for finding, rank in found if finding not in ignored])
     ordered = ordered_findings(merged, rules)
-    kept, folded = _fold(ordered, explained(rules))
+    kept, folded = _fold(ordered, explained(rules, {finding.rule for finding in merged}))
     return Diagnosis(kept, problems, folded, ignored)
 
 
-def explained(rules: Iterable[Rule]) -> dict[str, set[str]]:
+def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> dict[str, set[str]]:
     """By name of a rule, the names of all rules that it explains, directly or through others (never itself).
 
-    Where one rule names another and is explained by it only through others, what is named wins.
+    Args:
+        present: names of the rules that found something. A link that goes through absent rules only is weaker than
+            what the rule at its end names itself: "saturated" does not explain a "lr-high" that names it.
     """
     direct = {rule.name: set(rule.consequences) for rule in rules}
-    reach: dict[str, set[str]] = {}
-    for name in direct:
-        seen: set[str] = set()
-        waiting = list(direct[name])
-        while waiting:
-            other = waiting.pop()
-            if other not in seen:
-                seen.add(other)
-                waiting += direct.get(other, ())
-        reach[name] = {other for other in seen if other in direct[name] or name not in direct.get(other, ())} - {name}
+    reach = {name: _reached(name, direct) for name in direct}
+    if present is None:
+        return reach
+    names = set(present)
+    there = {name: consequences & names for name, consequences in direct.items() if name in names}
+    for name in reach:
+        weak = reach[name] - _reached(name, there) - direct[name]
+        reach[name] -= {other for other in weak if name in direct.get(other, ())}
     return reach
+
+
+def _reached(name: str, direct: Mapping[str, set[str]]) -> set[str]:
+    """All names that can be reached from one, itself left out."""
+    seen: set[str] = set()
+    waiting = list(direct.get(name, ()))
+    while waiting:
+        other = waiting.pop()
+        if other not in seen:
+            seen.add(other)
+            waiting += direct.get(other, ())
+    return seen - {name}
 
 
 def ordered_findings(findings: Sequence[Finding], rules: Iterable[Rule]) -> list[Finding]:
     """Errors before notes; in each, causes before consequences; else by family, step and code."""
     rules = list(rules)
     family = {rule.name: FAMILIES.index(rule.family) for rule in rules}
-    reach = explained(rules)
+    reach = explained(rules, {finding.rule for finding in findings})
 
     def rank(finding: Finding) -> tuple[bool, int, float, str, str]:
         step = float("inf") if finding.step is None else finding.step
