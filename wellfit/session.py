@@ -32,11 +32,7 @@ class Session:
 
     @property
     def run(self) -> Run:
-        """The run as recorded so far.
-
-        Raises:
-            WellfitError: nothing was recorded: no backward call was seen yet.
-        """
+        """The run as recorded so far; without records if no backward call was seen yet."""
         from wellfit.record import open_run
 
         self._attachment.flush()
@@ -49,7 +45,7 @@ class Session:
             select, ignore: names, codes or families of rules.
 
         Raises:
-            WellfitError: a rule is unknown, or nothing was recorded.
+            WellfitError: a rule is unknown.
         """
         from wellfit.catalogue import rules
         from wellfit.diagnose import diagnose

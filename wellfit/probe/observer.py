@@ -20,7 +20,7 @@ from wellfit.probe.activations import Activations
 from wellfit.probe.backwards import Backwards
 from wellfit.probe.device import Device
 from wellfit.probe.evaluation import Evaluations
-from wellfit.probe.fence import Fence
+from wellfit.probe.fence import Fence, say
 from wellfit.probe.frames import ROW
 from wellfit.probe.governor import Governor
 from wellfit.probe.layers import Layer, Layers
@@ -340,6 +340,8 @@ class Observer:
         )  # fmt: skip
         self._next_flush = now + FLUSH_SECONDS
         self.writer.tick(next_step, now)
+        if self.writer.broken is not None and self.ledger.first("told of the writer"):
+            say(f"the record ends at step {step} ({self.writer.broken}); training goes on")
         if step & next_step == 0:
             self.say_cost()
 
