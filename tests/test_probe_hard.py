@@ -503,9 +503,12 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, probed.Part]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_odd_programs_run_as_ever(bare, watched, name: str) -> None:
     assert bare[name].code == 0, bare[name].err  # else the program itself is wrong
-    assert (watched[name].code, watched[name].out, watched[name].err) == (0, bare[name].out, bare[name].err)
+    assert (watched[name].code, watched[name].out) == (0, bare[name].out)
     if "disk" in name:
+        ours = [line for line in watched[name].err.splitlines() if line.startswith("wellfit: the record ends at step")]
+        assert len(ours) == 1 and watched[name].err.splitlines() == ours
         return
+    assert watched[name].err == bare[name].err
     record = watched[name].record
     assert not record.events("switched-off") and not record.damage
     assert record.step_count >= 3
