@@ -13,6 +13,8 @@ AT_ONCE = 0.4  # share of the allowance for the first steps; the rest comes with
 SPREAD = 2.5  # powers of ten of steps, from FIRST_STEPS on, over which it comes
 GROWTH = 0.04  # gap between watched steps as a share of the step, while the allowance lasts
 SHARE = 0.35  # of the budget goes to watched steps; the rest covers the events of all steps and what cannot be timed
+CAPS = (8192, 262_144)  # least and most elements looked at in one tensor
+SELDOM, OFTEN = 200, 20  # a longer period than the first has tensors looked at less closely, a shorter one more
 STEP_SECONDS = 5e-6  # what the events of a step cost when it is not watched (bench/overhead.py)
 
 
@@ -29,6 +31,7 @@ class Governor:
         start_up: the same of the first steps.
         next: the step that is to be watched next, as far as is known.
         period: steps between two watched ones.
+        cap: elements to look at in one tensor: fewer where watching is dear beside a step.
     """
 
     def __init__(self, overhead: float, seed: int = 1, every: int = 0) -> None:
@@ -39,6 +42,7 @@ class Governor:
         self.watched = 0
         self.next = 0
         self.period = 1.0
+        self.cap = 65536
         self._start: float | None = None
         self._plain: deque[float] = deque(maxlen=15)
         self._costs: deque[float] = deque(maxlen=7)
@@ -102,6 +106,10 @@ class Governor:
         plain = median(self._plain) if self._plain else (now - self._start) / step
         steady = cost * self._strain / max(share * plain, 1e-12)
         self.period = max(1.0, min(GROWTH * step, steady))
+        if steady > SELDOM:
+            self.cap = max(self.cap // 2, CAPS[0])
+        elif steady < OFTEN:
+            self.cap = min(self.cap * 2, CAPS[1])
         self.next = step + max(1, round(self.period * self._jitter()))
         return True
 

@@ -349,6 +349,7 @@ class Observer:
         """Make the coming step a watched one, or not."""
         if watch:
             self.meter.seed += 1
+            self.meter.cap = self.governor.cap
             self.losses.begin()
             if not self.compiled:
                 self.activations.begin()
