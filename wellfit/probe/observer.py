@@ -341,7 +341,7 @@ class Observer:
         self._next_flush = now + FLUSH_SECONDS
         self.writer.tick(next_step, now)
         if self.writer.broken is not None and self.ledger.first("told of the writer"):
-            say(f"the record ends at step {step} ({self.writer.broken}); training goes on")
+            say(f"{self.writer.broken}; training goes on")
         if step & next_step == 0:
             self.say_cost()
 
