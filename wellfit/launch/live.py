@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wellfit.record import Run
     from wellfit.rule import Rule
 
-SHARE = 0.1
+SHARE = 0.03
 """Of the time that passes, judging may take so much."""
 
 THIN_AT, THIN_TO = 0.8, 0.6

@@ -121,7 +121,8 @@ class Attachment:
                 if not fence.off:
                     try:
                         before = observer.before_backward
-                        ours = out_of_sight(before)(tensors) if observed() else before(tensors)
+                        hidden = observer.attentive and observed()
+                        ours = out_of_sight(before)(tensors) if hidden else before(tensors)
                     except Exception as error:
                         fence.fault(error)
                 try:
@@ -133,7 +134,7 @@ class Attachment:
                 if ours:
                     try:
                         after = observer.after_backward
-                        out_of_sight(after)() if observed() else after()
+                        out_of_sight(after)() if observer.attentive and observed() else after()
                     except Exception as error:
                         fence.fault(error)
                 return result
@@ -149,7 +150,7 @@ class Attachment:
             if not fence.off:
                 try:
                     note = observer.before_step
-                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
+                    out_of_sight(note)(optimizer) if observer.attentive and observed() else note(optimizer)
                 except Exception as error:
                     fence.fault(error)
 
@@ -157,7 +158,7 @@ class Attachment:
             if not fence.off:
                 try:
                     note = observer.after_step
-                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
+                    out_of_sight(note)(optimizer) if observer.attentive and observed() else note(optimizer)
                 except Exception as error:
                     fence.fault(error)
 

@@ -11,6 +11,7 @@ import torch
 
 from wellfit.probe import graph, nonfinite
 from wellfit.probe.device import sent
+from wellfit.probe.fence import observed, out_of_sight
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
 from wellfit.probe.optimizers import Held
@@ -44,7 +45,7 @@ class Backwards:
         self.packed = False  # the user keeps saved tensors in a form of their own (activation checkpoints)
         self.said = False  # the first number that is not finite was told
         self._sites: dict[Place | None, int] = {}
-        self._quick: dict[tuple[CodeType, int], int] = {}
+        self._quick: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._traced: dict[int, int] = {}
         self._untraced = 0  # graphs since the last one that knows the user's lines
         self._early: dict[int, list[dict[str, Any]]] = {}
@@ -60,10 +61,11 @@ class Backwards:
         """
         if frame.f_code.co_name == "backward" and frame.f_back is not None:  # torch.Tensor.backward
             frame = frame.f_back
-        key = (frame.f_code, frame.f_lasti)
+        # By id, as a code object is hashed by all that it holds; kept beside, so that no other takes its id.
+        key = (id(frame.f_code), frame.f_lasti)
         known = self._quick.get(key)
         if known is not None:
-            return known
+            return known[0]
         user = user_frame(frame)
         place = None if user is None else (user.f_code.co_filename, user.f_lineno)
         site = self._sites.get(place)
@@ -72,7 +74,7 @@ class Backwards:
             where = user_place(2)
             self.declare({"type": "backward", "id": site, "location": location(where)})
         if is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
-            self._quick[key] = site
+            self._quick[key] = (site, frame.f_code)
         return site
 
     def scaled(self, original: Any, result: Any) -> None:
@@ -90,6 +92,16 @@ class Backwards:
     def value(self, loss: Any, row: LateRow) -> float | None:
         """The value of a loss (the mean of one that is not one number); None if there is none, or not yet: what is on
         a device comes later, as `row`."""
+        if self._scaled is None and type(loss) is torch.Tensor and not observed() and loss.is_cpu:
+            try:
+                value = loss.item()
+            except RuntimeError:  # not one number
+                value = None
+            if type(value) is float:
+                return value
+        return out_of_sight(self._odd_value)(loss, row)
+
+    def _odd_value(self, loss: Any, row: LateRow) -> float | None:
         if self._scaled is not None:
             loss = self.unscaled(loss)
         if not isinstance(loss, torch.Tensor) or not is_real(loss) or not loss.numel():

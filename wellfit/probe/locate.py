@@ -65,7 +65,7 @@ def location(place: Place | None) -> dict[str, str | int] | None:
     return None if place is None else {"file": place[0], "line": place[1]}
 
 
-_places: dict[tuple[CodeType, int], Place | None] = {}
+_places: dict[tuple[int, int], tuple[Place, CodeType]] = {}
 
 
 def cached_place(depth: int) -> Place | None:
@@ -74,11 +74,12 @@ def cached_place(depth: int) -> Place | None:
     user = frame if _is_user.get(frame.f_code.co_filename) else user_frame(frame)
     if user is None:
         return None
-    key = (user.f_code, user.f_lasti)
-    place = _places.get(key)
-    if place is None:
-        place = _places[key] = (os.path.abspath(user.f_code.co_filename), user.f_lineno)
-    return place
+    # By id, as a code object is hashed by all that it holds; kept beside, so that no other takes its id.
+    key = (id(user.f_code), user.f_lasti)
+    known = _places.get(key)
+    if known is None:
+        known = _places[key] = ((os.path.abspath(user.f_code.co_filename), user.f_lineno), user.f_code)
+    return known[0]
 
 
 def variable_name(value: object, frame: FrameType | None) -> str | None:

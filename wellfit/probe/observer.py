@@ -1,7 +1,7 @@
 """The probe's account of a training run: what is a step, what happened in it, and what of it goes into the record.
 
 The four events of every step (`before_backward`, `after_backward`, `before_step`, `after_step`) are written for speed:
-on a step that is not watched they do little more than add a row. All that is dear is behind `_attentive` or
+on a step that is not watched they do little more than add a row. All that is dear is behind `attentive` or
 `_slow_tick`.
 """
 
@@ -83,9 +83,9 @@ class Observer:
         self.trained = False  # a backward call was seen: this process is worth a record
         self.ended = False
         self.compiled = False
+        self.attentive = True  # this step needs more than its rows
         self._was_watching = False
         self._following = True
-        self._attentive = True  # this step needs more than its rows
         self._owner: int | None = None
         self._timed = 0.0
         self._in_backward = False
@@ -109,9 +109,9 @@ class Observer:
         if self._in_backward or (self._owner is not None and self._owner != get_ident()):
             return False
         now = perf_counter()
-        cpu = thread_time() if self._attentive else 0.0
+        cpu = thread_time() if self.attentive else 0.0
         self._in_backward = True
-        if self._attentive or not self.optimizers.made:
+        if self.attentive or not self.optimizers.made:
             self._prepare_backward()
         loss = tensors if isinstance(tensors, torch.Tensor) else _first(tensors)
         backwards = self.backwards
@@ -122,7 +122,7 @@ class Observer:
             self.writer.rows += _pack(*row[:4], value, row[4])
             if value - value != 0.0 and not backwards.said:
                 backwards.loss_not_finite(loss, site, value)
-        if self._attentive:
+        if self.attentive:
             if self.watching and not self.compiled and backwards.wants_graph(site):
                 backwards.take_graph(loss, site, self.step)
             self._timed += thread_time() - cpu
@@ -157,7 +157,7 @@ class Observer:
         self._backward_since_tick = True
         if not self._in_step:  # what a closure does within the step has an order of its own
             self._pattern.append(BACKWARD)
-        if self._attentive:
+        if self.attentive:
             if self._following:
                 for watch in self.optimizers.watches():
                     watch.after_backward()
@@ -181,9 +181,9 @@ class Observer:
         self._stepping = held
         lrs = held.lrs
         groups = optimizer.param_groups
-        if self._attentive or len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]):
+        if self.attentive or len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]):
             self.optimizers.follow(held, optimizer)
-        if self._attentive:
+        if self.attentive:
             self._prepare_step(held, optimizer)
 
     def _prepare_step(self, held: Held, optimizer: Any) -> None:
@@ -214,7 +214,7 @@ class Observer:
         self._stepping = None
         if self._in_step:
             self._in_step -= 1
-        if self._attentive:
+        if self.attentive:
             begin = thread_time()
             if self._watched_update():
                 self.weights.after()
@@ -251,7 +251,7 @@ class Observer:
             self._pattern.append(held.zero_code)
         else:
             self._pattern.append(self.patterns.code("zero_grad:module"))
-        if self._backward_since_tick and self._attentive:
+        if self._backward_since_tick and self.attentive:
             self._zero_place = cached_place(3)
 
     def _check_cleared(self, held: Held) -> None:
@@ -304,7 +304,7 @@ class Observer:
         self._pattern.clear()
         self._backward_since_tick = False
         self.step = self.ledger.step = step + 1
-        if step + 1 >= self._next_slow or now >= self._next_flush or self._attentive:
+        if step + 1 >= self._next_slow or now >= self._next_flush or self.attentive:
             self._slow_tick(step, now)
 
     def _slow_tick(self, step: int, now: float) -> None:
@@ -334,8 +334,8 @@ class Observer:
         if self._following and next_step % FOLLOWED == 0:
             for watch in self.optimizers.watches():
                 watch.after_step()
-        self._attentive = self.watching or watched or self._following or self.ledger.waiting
-        self._next_slow = next_step + 1 if self._attentive else min(
+        self.attentive = self.watching or watched or self._following or self.ledger.waiting
+        self._next_slow = next_step + 1 if self.attentive else min(
             self.governor.next, next_step + FLUSH_STEPS, (next_step // FOLLOWED + 1) * FOLLOWED,
         )  # fmt: skip
         self._next_flush = now + FLUSH_SECONDS
@@ -406,7 +406,7 @@ class Observer:
         self.trace.stop()
         if self.trained and not self._backward_since_tick and not self.compiled and not self.evaluations.open:
             self.evaluations.begin(self.step)
-            self._attentive = True
+            self.attentive = True
 
     def mode_set(self, module: Any, training: bool) -> None:
         """`train()` or `eval()` was called on a module by the user."""

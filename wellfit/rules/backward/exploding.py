@@ -50,8 +50,8 @@ class Exploding(Rule):
     reads = ("activation_gradient.rms", "gradient.rms", "time_profile", "loss")
     consequences = ("diverged", "non-finite-forward", "non-finite-grad", "plateau", "output-collapse")
     fixes = (
-        Fix("Clip the norm of the gradient", override="clip", safe=True),
-        Fix("Divide the learning rate by 10", override="lr", safe=True),
+        Fix("Clip the norm of the gradient", safe=True),
+        Fix("Divide the learning rate by 10", safe=True),
     )
 
     first_to_last: float = 5.0  # ratio; healthy networks <= 0.61 (3.4: deep, residual), faulty ones 5.2 .. 2500

@@ -57,7 +57,7 @@ class NonFiniteGrad(Rule):
     reads = ("event.non-finite", "gradient.amax", "parameter.amax", "loss")
     consequences = ("non-finite-forward", "diverged", "plateau", "never-updated", "zero-grad-param")
     fixes = (
-        Fix("Skip steps whose gradient is not finite", override="skip-non-finite", safe=True),
+        Fix("Skip steps whose gradient is not finite", safe=True),
         Fix("Add a small number under the root or to the divisor"),
     )
 

@@ -50,7 +50,7 @@ class Vanishing(Rule):
     reads = ("activation_gradient.rms", "gradient.rms", "parameter.rms", "loss")
     consequences = ("output-collapse", "plateau", "lr-low", "zero-grad-param", "never-updated", "dead-units")
     fixes = (
-        Fix("Use ReLU in place of sigmoid or tanh", override="relu"),
+        Fix("Use ReLU in place of sigmoid or tanh"),
         Fix("Put a normalisation between the layers"),
     )
 

@@ -46,8 +46,8 @@ class Diverged(Rule):
     reads = ("loss",)
     consequences = ("plateau", "overfit")
     fixes = (
-        Fix("Divide the learning rate by 3", override="lr-divide", safe=True),
-        Fix("Clip the gradient norm", override="clip", safe=True),
+        Fix("Divide the learning rate by 3", safe=True),
+        Fix("Clip the gradient norm", safe=True),
     )
 
     times: float = 2.0  # running median over its best

@@ -47,7 +47,7 @@ class Overfit(Rule):
     reads = ("loss",)
     consequences = ()
     fixes = (
-        Fix("Stop at the best evaluation and keep its weights", override="early-stop", safe=True),
+        Fix("Stop at the best evaluation and keep its weights", safe=True),
         Fix("Add dropout or weight decay"),
     )
 

@@ -58,7 +58,7 @@ class NonFiniteForward(Rule):
     reads = ("event.non-finite", "loss")
     consequences = ("non-finite-grad", "diverged", "plateau", "zero-grad-param", "never-updated")
     fixes = (
-        Fix("Skip steps whose loss is not finite", override="skip-non-finite", safe=True),
+        Fix("Skip steps whose loss is not finite", safe=True),
         Fix("Clamp the input of the operation that is named"),
     )
 

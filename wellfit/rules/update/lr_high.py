@@ -66,8 +66,8 @@ class LrHigh(Rule):
         "lr-low",
     )
     fixes = (
-        Fix("Divide the learning rate by 10", override="lr-divide", safe=True),
-        Fix("Warm the learning rate up", override="lr-warmup", safe=True),
+        Fix("Divide the learning rate by 10", safe=True),
+        Fix("Warm the learning rate up", safe=True),
     )
 
     high: float = 0.03  # median of rms(update)/rms(weight); most healthy runs stay below 0.021
