@@ -157,8 +157,8 @@ class Attachment:
         def after(optimizer: Any, args: Any, kwargs: Any) -> None:
             if not fence.off:
                 try:
-                    note = observer.after_step
-                    out_of_sight(note)(optimizer) if observer.attentive and observed() else note(optimizer)
+                    note = observer.after_step  # the step may end here, and much be done that torch takes part in
+                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
                 except Exception as error:
                     fence.fault(error)
 

@@ -11,7 +11,7 @@ import torch
 
 from wellfit.probe import graph, nonfinite
 from wellfit.probe.device import sent
-from wellfit.probe.fence import observed, out_of_sight
+from wellfit.probe.fence import dispatch_modes, function_modes, out_of_sight
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
 from wellfit.probe.optimizers import Held
@@ -45,7 +45,7 @@ class Backwards:
         self.packed = False  # the user keeps saved tensors in a form of their own (activation checkpoints)
         self.said = False  # the first number that is not finite was told
         self._sites: dict[Place | None, int] = {}
-        self._quick: dict[tuple[int, int], tuple[int, CodeType]] = {}
+        self.quick: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._traced: dict[int, int] = {}
         self._untraced = 0  # graphs since the last one that knows the user's lines
         self._early: dict[int, list[dict[str, Any]]] = {}
@@ -57,15 +57,10 @@ class Backwards:
         """The id of the place that calls backward.
 
         Args:
-            frame: the caller of `torch.autograd.backward`.
+            frame: what called it, directly or through `Tensor.backward`.
         """
-        if frame.f_code.co_name == "backward" and frame.f_back is not None:  # torch.Tensor.backward
-            frame = frame.f_back
         # By id, as a code object is hashed by all that it holds; kept beside, so that no other takes its id.
         key = (id(frame.f_code), frame.f_lasti)
-        known = self._quick.get(key)
-        if known is not None:
-            return known[0]
         user = user_frame(frame)
         place = None if user is None else (user.f_code.co_filename, user.f_lineno)
         site = self._sites.get(place)
@@ -74,7 +69,7 @@ class Backwards:
             where = user_place(2)
             self.declare({"type": "backward", "id": site, "location": location(where)})
         if is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
-            self._quick[key] = (site, frame.f_code)
+            self.quick[key] = (site, frame.f_code)
         return site
 
     def scaled(self, original: Any, result: Any) -> None:
@@ -92,7 +87,12 @@ class Backwards:
     def value(self, loss: Any, row: LateRow) -> float | None:
         """The value of a loss (the mean of one that is not one number); None if there is none, or not yet: what is on
         a device comes later, as `row`."""
-        if self._scaled is None and type(loss) is torch.Tensor and not observed() and loss.is_cpu:
+        if (
+            self._scaled is None
+            and type(loss) is torch.Tensor
+            and not (function_modes() or dispatch_modes())
+            and loss.is_cpu
+        ):
             try:
                 value = loss.item()
             except RuntimeError:  # not one number

@@ -14,15 +14,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_function_modes = torch._C._len_torch_function_stack
-_dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing = torch._C._get_tracing_state
 _transforms = torch._C._functorch.peek_interpreter_stack
 
 
 def observed() -> bool:
     """Whether a mode (of the user's, or our trace) would see the torch calls that are made now."""
-    return bool(_function_modes() or _dispatch_modes())
+    return bool(function_modes() or dispatch_modes())
 
 
 def transforming() -> bool:

@@ -115,7 +115,11 @@ class Observer:
             self._prepare_backward()
         loss = tensors if isinstance(tensors, torch.Tensor) else _first(tensors)
         backwards = self.backwards
-        site = backwards.site(sys._getframe(2))
+        frame = sys._getframe(2)
+        if frame.f_code.co_name == "backward" and frame.f_back is not None:  # torch.Tensor.backward
+            frame = frame.f_back
+        known = backwards.quick.get((id(frame.f_code), frame.f_lasti))
+        site = known[0] if known is not None else backwards.site(frame)
         row = (_B, self._in_step, site, self.step, now - self.started)
         value = backwards.value(loss, row)
         if value is not None:
@@ -176,7 +180,9 @@ class Observer:
         """An optimizer is about to step."""
         if self._owner is not None and self._owner != get_ident():
             return
-        held = self.optimizers.held(optimizer)
+        held = self.optimizers.known.get(id(optimizer))
+        if held is None or held.reference() is not optimizer:
+            held = self.optimizers.held(optimizer)
         self._in_step = 1 if held is self._stepping else self._in_step + 1  # its last step raised, if it never ended
         self._stepping = held
         lrs = held.lrs
@@ -209,7 +215,7 @@ class Observer:
         """An optimizer has stepped."""
         if self._owner is not None and self._owner != get_ident():
             return
-        held = self.optimizers.held(optimizer)
+        held = self._stepping or self.optimizers.held(optimizer)  # None: another one stepped within this one's closure
         held.steps += 1
         self._stepping = None
         if self._in_step:
@@ -299,7 +305,8 @@ class Observer:
         """The step ends."""
         now = perf_counter()
         step = self.step
-        pattern = self.patterns.number(self._pattern)
+        patterns = self.patterns
+        pattern = patterns.last_number if self._pattern == patterns.last else patterns.number(self._pattern)
         self.writer.rows += _pack(_S, min(optimizer, 255), pattern, step, now - self.started, self.governor.spent)
         self._pattern.clear()
         self._backward_since_tick = False

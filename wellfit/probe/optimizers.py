@@ -63,7 +63,7 @@ class Optimizers:
         self.declare = declare
         self.hyper_row = hyper_row
         self.made = False  # an optimizer was made in this process: steps are its steps
-        self._held: dict[int, Held] = {}
+        self.known: dict[int, Held] = {}
         self._count = 0  # of optimizers ever seen: a new one may have the address of one that is gone
         self._births: dict[int, tuple[Any, Place | None]] = {}
         self._hyper: dict[tuple[int, int, str], int] = {}
@@ -75,24 +75,24 @@ class Optimizers:
 
     def held(self, optimizer: Any) -> Held:
         """What is known of an optimizer."""
-        held = self._held.get(id(optimizer))
+        held = self.known.get(id(optimizer))
         if held is None or held.reference() is not optimizer:
             birth = self._births.get(id(optimizer))
             place = birth[1] if birth is not None and birth[0]() is optimizer else None
-            held = self._held[id(optimizer)] = Held(optimizer, self._count, place)
+            held = self.known[id(optimizer)] = Held(optimizer, self._count, place)
             self._count += 1
         return held
 
     def all(self) -> Iterator[tuple[Held, Any]]:
         """Those that are still there."""
-        for held in list(self._held.values()):
+        for held in list(self.known.values()):
             optimizer = held.reference()
             if optimizer is not None:
                 yield held, optimizer
 
     def watches(self) -> Iterator[GradientWatch]:
         """All gradients that are followed."""
-        for held in self._held.values():
+        for held in self.known.values():
             yield from held.watches
 
     def inherit(self, before: Optimizers) -> None:

@@ -21,8 +21,9 @@ class Patterns:
         self.declare = declare
         self._names = ["backward"]
         self._numbers: dict[tuple[int, ...], int] = {}
-        self._last: list[int] = []
-        self._last_number = -1
+        # The pattern of the step before and its number: mostly this step's as well.
+        self.last: list[int] | None = None
+        self.last_number = 0
 
     def code(self, name: str) -> int:
         """The code of an event such as `step:0`."""
@@ -32,8 +33,6 @@ class Patterns:
 
     def number(self, pattern: list[int]) -> int:
         """The id of a pattern; declared when it is new."""
-        if pattern == self._last and self._last_number >= 0:
-            return self._last_number
         key = tuple(pattern[:EVENTS])
         number = self._numbers.get(key)
         if number is None:
@@ -41,7 +40,7 @@ class Patterns:
             if number < KINDS:
                 self._numbers[key] = number
                 self.declare({"type": "pattern", "id": number, "events": [self._names[code] for code in key]})
-        self._last, self._last_number = pattern.copy(), number
+        self.last, self.last_number = pattern.copy(), number
         return number
 
     def last_but_steps(self, pattern: list[int]) -> str:
