@@ -15,7 +15,7 @@ GROWTH = 0.04  # gap between watched steps as a share of the step, while the all
 SHARE = 0.35  # of the budget goes to watched steps; the rest covers the events of all steps and what cannot be timed
 CAPS = (8192, 262_144)  # least and most elements looked at in one tensor
 SELDOM, OFTEN = 200, 20  # a longer period than the first has tensors looked at less closely, a shorter one more
-STEP_SECONDS = 5e-6  # what the events of a step cost when it is not watched (bench/overhead.py)
+STEP_SECONDS = 5e-6  # charged for the events of a plain step, which no period can save: the calls alone, caches warm
 
 
 class Governor:
