@@ -196,7 +196,7 @@ class EvalMode(Rule):
             return
         event, active, whole = guilty[-1]
         never_eval = whole and len(guilty) == len(events) and not _last_mode_any(record, training=False)
-        passes = len({one["step"] for one, _, _ in guilty})
+        passes, total = len({one["step"] for one, _, _ in guilty}), len({one["step"] for one in events})
         what = f"`{active[0].name}`" if active else "functional dropout"
         yield self.finding(
             f"the model is in train mode in {passes} evaluation passes ({what} acts as in training), so scores are "
@@ -204,7 +204,7 @@ class EvalMode(Rule):
             "before evaluation and model.train() after it",
             severity="error" if never_eval and event["step"] > 0 else "note",
             step=event["step"], layer=active[0].name if active else None, location=location_of(event),
-            evidence={"passes": passes, "evaluations": len(events), "layers": [layer.name for layer in active[:20]]},
+            evidence={"passes": passes, "evaluations": total, "layers": [layer.name for layer in active[:20]]},
             sure=record.finished,
         )  # fmt: skip
 
