@@ -22,7 +22,8 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from wellfit.probe.fence import Fence, observed, out_of_sight, say
+from wellfit.probe.events import backward_event, step_events, zero_event
+from wellfit.probe.fence import Fence, observed, say
 from wellfit.probe.locate import location, user_place
 from wellfit.probe.losses import FUNCTIONS
 from wellfit.probe.observer import Observer
@@ -46,6 +47,7 @@ class Attachment:
         self.fence.detach = self.detach
         self.fence.report = self._report
         self._undo: list[Callable[[], None]] = []
+        self._losses: list[tuple[str, Any, Any]] = []  # name, torch's own, ours
         self.observer = Observer(options, self.fence)
         self._install()
 
@@ -55,6 +57,7 @@ class Attachment:
 
     def detach(self) -> None:
         """Put everything back; the record stays as it is."""
+        self.observer.now.plain = False
         self.observer.activations.end()
         self.observer.evaluations.end()
         self.observer.trace.stop()
@@ -73,8 +76,8 @@ class Attachment:
         if self in _attached:
             _attached.remove(self)
 
-    def _patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put `make(original)` in the place of `holder.name`."""
+    def _patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> Any:
+        """Put `make(original)` in the place of `holder.name`; returns it."""
         original = getattr(holder, name)
         own = vars(holder).get(name, _MISSING)
         wrapper = make(original)
@@ -91,9 +94,9 @@ class Attachment:
                     setattr(holder, name, own)
 
         self._undo.append(undo)
+        return wrapper
 
     def _install(self) -> None:
-        self._patch_backward()
         self._patch_steps()
         self._patch_births()
         self._patch_modes()
@@ -111,70 +114,21 @@ class Attachment:
 
         self._patch(torch, "compile", with_compile)
 
-    def _patch_backward(self) -> None:
-        # Written out rather than through `guard`: this runs in every step.
-        observer, fence = self.observer, self.fence
-
-        def with_backward(original: Any) -> Any:
-            def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                ours = False
-                if not fence.off:
-                    try:
-                        before = observer.before_backward
-                        hidden = observer.attentive and observed()
-                        ours = out_of_sight(before)(tensors) if hidden else before(tensors)
-                    except Exception as error:
-                        fence.fault(error)
-                try:
-                    result = original(tensors, *args, **kwargs)
-                except BaseException:
-                    if ours:
-                        observer.backward_failed()
-                    raise
-                if ours:
-                    try:
-                        after = observer.after_backward
-                        out_of_sight(after)() if observer.attentive and observed() else after()
-                    except Exception as error:
-                        fence.fault(error)
-                return result
-
-            return backward
-
-        self._patch(torch.autograd, "backward", with_backward)
-
     def _patch_steps(self) -> None:
-        observer, fence = self.observer, self.fence
+        """The events of every step."""
+        before, after = step_events(self.observer, self.fence)
+        self._before_step = register_optimizer_step_pre_hook(before)
+        self._undo += [lambda: self._before_step.remove(), register_optimizer_step_post_hook(after).remove]
 
-        def before(optimizer: Any, args: Any, kwargs: Any) -> None:
-            if not fence.off:
-                try:
-                    note = observer.before_step
-                    out_of_sight(note)(optimizer) if observer.attentive and observed() else note(optimizer)
-                except Exception as error:
-                    fence.fault(error)
+        def on_plain(plain: bool) -> None:
+            self._before_step.remove()
+            if not plain:
+                self._before_step = register_optimizer_step_pre_hook(before)
+            self._show_losses(not plain)
 
-        def after(optimizer: Any, args: Any, kwargs: Any) -> None:
-            if not fence.off:
-                try:
-                    note = observer.after_step  # the step may end here, and much be done that torch takes part in
-                    out_of_sight(note)(optimizer) if observed() else note(optimizer)
-                except Exception as error:
-                    fence.fault(error)
-
-        def with_zero(original: Any) -> Any:
-            def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-                if not fence.off:
-                    try:
-                        observer.zero_grad(self)
-                    except Exception as error:
-                        fence.fault(error)
-                return original(self, *args, **kwargs)
-
-            return zero_grad
-
-        hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-        self._undo += [hook.remove for hook in hooks]
+        self.observer.on_plain = on_plain
+        self._patch(torch.autograd, "backward", backward_event(self.observer, self.fence))
+        with_zero = zero_event(self.observer, self.fence)
         self._patch(torch.optim.Optimizer, "zero_grad", with_zero)
         self._patch(torch.nn.Module, "zero_grad", with_zero)
 
@@ -228,7 +182,7 @@ class Attachment:
         self._patch(DataLoader, "__init__", after_init(loader))
 
     def _patch_modes(self) -> None:
-        """train(), eval() and no_grad: where training pauses."""
+        """train(), eval(), no_grad and its kin: where training pauses."""
         observer, guard = self.observer, self.fence.guard
         mode_set, pause = guard(observer.mode_set), guard(observer.pause)
 
@@ -249,9 +203,14 @@ class Attachment:
 
         def with_enter(original: Any) -> Any:
             def __enter__(self: Any) -> Any:
-                if observer.trained and "torch" not in sys._getframe(1).f_code.co_filename:
+                result = original(self)
+                if (
+                    observer.trained
+                    and not torch.is_grad_enabled()
+                    and "torch" not in sys._getframe(1).f_code.co_filename
+                ):
                     pause()
-                return original(self)
+                return result
 
             return __enter__
 
@@ -259,6 +218,7 @@ class Attachment:
         self._patch(torch.nn.Module, "train", with_train)
         self._patch(torch.no_grad, "__enter__", with_enter)
         self._patch(torch.inference_mode, "__enter__", with_enter)
+        self._patch(torch.set_grad_enabled, "__enter__", with_enter)
 
     def _patch_losses(self) -> None:
         observer, called = self.observer, self.fence.guard(self.observer.loss_called)
@@ -287,17 +247,18 @@ class Attachment:
 
             return make
 
-        before = len(self._undo)
-        for name in FUNCTIONS:
-            self._patch(F, name, with_loss(name))
-        self._loss_patches = self._undo[before:]
+        self._losses = [(name, getattr(F, name), self._patch(F, name, with_loss(name))) for name in FUNCTIONS]
+
+    def _show_losses(self, shown: bool) -> None:
+        """Plain steps need no look at the loss functions: until training pauses, torch's own are in their places."""
+        for name, original, wrapper in self._losses:
+            if getattr(F, name) is (original if shown else wrapper):
+                setattr(F, name, wrapper if shown else original)
 
     def _release_functions(self) -> None:
         """Functions that a compiler may trace are given back."""
-        for undo in self._loss_patches:
-            undo()
-        self._undo = [undo for undo in self._undo if undo not in self._loss_patches]
-        self._loss_patches = []
+        self._show_losses(False)
+        self._losses = []
 
     def _patch_scaler(self) -> None:
         observer, guard = self.observer, self.fence.guard

@@ -11,15 +11,18 @@ import torch
 
 from wellfit.probe import graph, nonfinite
 from wellfit.probe.device import sent
-from wellfit.probe.fence import dispatch_modes, function_modes, out_of_sight
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, is_user_file, location, user_frame, user_place
+from wellfit.probe.moment import Moment
 from wellfit.probe.optimizers import Held
 from wellfit.probe.statistics import Meter, is_real
 from wellfit.probe.trace import Trace
 
 TRACED = 2  # backward calls of each place whose graph is taken
 UNTRACED = 4  # graphs without lines (no torch function mode reached the loss) after which no more is tried
+
+NO_SITE = (-1, None)
+_TENSOR_BACKWARD = torch.Tensor.backward.__code__
 
 Event = Callable[..., None]
 LateRow = tuple[int, int, int, int, float]  # type, a, b, step, seconds
@@ -29,36 +32,46 @@ class Backwards:
     """What is known of the places that call backward.
 
     Args:
-        layers, meter, trace: of the probe.
+        layers, meter, trace, now: of the probe.
         declare: writes a declaration.
         event: writes an event: (name, fields).
     """
 
     def __init__(
-        self, layers: Layers, meter: Meter, trace: Trace, declare: Callable[[dict[str, Any]], None], event: Event
+        self,
+        layers: Layers,
+        meter: Meter,
+        trace: Trace,
+        now: Moment,
+        declare: Callable[[dict[str, Any]], None],
+        event: Event,
     ) -> None:
         self.layers = layers
         self.meter = meter
         self.trace = trace
+        self.now = now
         self.declare = declare
         self.event = event
         self.packed = False  # the user keeps saved tensors in a form of their own (activation checkpoints)
         self.said = False  # the first number that is not finite was told
         self._sites: dict[Place | None, int] = {}
+        # Calls through `Tensor.backward` in the user's files: instruction -> site.
         self.quick: dict[tuple[int, int], tuple[int, CodeType]] = {}
         self._traced: dict[int, int] = {}
         self._untraced = 0  # graphs since the last one that knows the user's lines
         self._early: dict[int, list[dict[str, Any]]] = {}
         self._layer_said = False
-        self._scaled: tuple[Any, Any] | None = None
         self._waiting: list[tuple[LateRow, torch.Tensor, Any]] = []
 
     def site(self, frame: FrameType) -> int:
         """The id of the place that calls backward.
 
         Args:
-            frame: what called it, directly or through `Tensor.backward`.
+            frame: what called `torch.autograd.backward`.
         """
+        direct = frame.f_code is not _TENSOR_BACKWARD
+        if not direct and frame.f_back is not None:
+            frame = frame.f_back
         # By id, as a code object is hashed by all that it holds; kept beside, so that no other takes its id.
         key = (id(frame.f_code), frame.f_lasti)
         user = user_frame(frame)
@@ -68,41 +81,27 @@ class Backwards:
             site = self._sites[place] = len(self._sites)
             where = user_place(2)
             self.declare({"type": "backward", "id": site, "location": location(where)})
-        if is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
+        if not direct and is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
             self.quick[key] = (site, frame.f_code)
+            self.now.site, self.now.site_code, self.now.site_at = site, frame.f_code, frame.f_lasti
         return site
 
     def scaled(self, original: Any, result: Any) -> None:
         """GradScaler scaled a loss: backward is given `result`, the user means `original`."""
         if isinstance(original, torch.Tensor) and isinstance(result, torch.Tensor):
-            self._scaled = (result, original.detach())
+            self.now.scaled = (result, original.detach())
 
     def unscaled(self, loss: Any) -> Any:
         """The loss as the user means it."""
-        if self._scaled is None:
+        if self.now.scaled is None:
             return loss
-        (scaled, original), self._scaled = self._scaled, None
+        (scaled, original), self.now.scaled = self.now.scaled, None
         return original if scaled is loss else loss
 
     def value(self, loss: Any, row: LateRow) -> float | None:
         """The value of a loss (the mean of one that is not one number); None if there is none, or not yet: what is on
         a device comes later, as `row`."""
-        if (
-            self._scaled is None
-            and type(loss) is torch.Tensor
-            and not (function_modes() or dispatch_modes())
-            and loss.is_cpu
-        ):
-            try:
-                value = loss.item()
-            except RuntimeError:  # not one number
-                value = None
-            if type(value) is float:
-                return value
-        return out_of_sight(self._odd_value)(loss, row)
-
-    def _odd_value(self, loss: Any, row: LateRow) -> float | None:
-        if self._scaled is not None:
+        if self.now.scaled is not None:
             loss = self.unscaled(loss)
         if not isinstance(loss, torch.Tensor) or not is_real(loss) or not loss.numel():
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wellfit.probe.moment import Moment
 from wellfit.probe.statistics import Row
 from wellfit.probe.writer import Writer
 
@@ -13,14 +14,12 @@ class Ledger:
 
     Args:
         writer: of this process.
-
-    Attributes:
-        step: the step that events carry.
+        now: gives the step that events carry.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, now: Moment) -> None:
         self.writer = writer
-        self.step = 0
+        self._now = now
         self._rows: dict[int, dict[tuple[str, str], Row]] = {}
         self._counts: dict[str, int] = {}
 
@@ -43,7 +42,7 @@ class Ledger:
 
     def event(self, name: str, **fields: Any) -> None:
         """Write an event."""
-        self.writer.declare({"type": "event", "event": name, "step": self.step, **fields})
+        self.writer.declare({"type": "event", "event": name, "step": self._now.step, **fields})
 
     def count_event(self, name: str, key: str, **fields: Any) -> None:
         """Write an event that may come in every step: the first five times, then at each doubling."""

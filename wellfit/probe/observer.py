@@ -1,16 +1,17 @@
 """The probe's account of a training run: what is a step, what happened in it, and what of it goes into the record.
 
-The four events of every step (`before_backward`, `after_backward`, `before_step`, `after_step`) are written for speed:
-on a step that is not watched they do little more than add a row. All that is dear is behind `attentive` or
-`_slow_tick`.
+The events of every step (`events`) come here only on steps that need more than a row, and where something is odd: a
+loss on a device, a second thread, a setting that changed.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from threading import get_ident
 from time import perf_counter, thread_time
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,28 +22,28 @@ from wellfit.probe.backwards import Backwards
 from wellfit.probe.device import Device
 from wellfit.probe.evaluation import Evaluations
 from wellfit.probe.fence import Fence, say
-from wellfit.probe.frames import ROW
 from wellfit.probe.governor import Governor
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.ledger import Ledger
 from wellfit.probe.locate import Place, cached_place, location, user_frame
 from wellfit.probe.losses import Losses
+from wellfit.probe.moment import Moment
 from wellfit.probe.optimizers import Held, Optimizers
-from wellfit.probe.patterns import BACKWARD, Patterns
+from wellfit.probe.patterns import Patterns
 from wellfit.probe.statistics import Meter, Row, is_real
 from wellfit.probe.trace import Trace
 from wellfit.probe.weights import Weights
-from wellfit.probe.writer import Writer
+from wellfit.probe.writer import STEPS_AT_RISK, Writer
 
 TRACED_STEPS = 2  # steps whose torch calls are logged
 DECLARE_AT = (1, 3, 25, 200)  # steps after which layers and parameters are written again
-FOLLOWED = 64  # gradients are followed in each of the first steps, then for FOLLOWED_RUN steps of each FOLLOWED
+FOLLOWED = 64  # gradients are followed in each of the first steps, then for FOLLOWED_RUN steps after each
+FOLLOWED_REST = 64  # steps, or this share of the steps so far: a loop that forgets zero_grad does so from its start
+FOLLOWED_SHARE = 1 / 8
 FOLLOWED_RUN = 4
-FLUSH_STEPS = 32  # at most so many steps between two slow ticks, so that the writer can keep its promise
 FLUSH_SECONDS = 0.5
 MANUAL = 255  # stands for the optimizer in loops that have none
 _B, _S, _H, _E, _L = b"BSHEL"
-_pack = ROW.pack
 
 
 class Observer:
@@ -56,7 +57,8 @@ class Observer:
         self.fence = fence
         self.started = perf_counter()
         self.writer = Writer(str(options["run"]), *process.rank_and_pid(), int(options.get("quota", 512_000_000)))
-        self.ledger = Ledger(self.writer)
+        self.now = Moment()
+        self.ledger = Ledger(self.writer, self.now)
         declare = self.writer.declare
         self.layers = Layers()
         self.meter = Meter()
@@ -65,75 +67,68 @@ class Observer:
         )
         self.device = Device(self.ledger.row)
         self.activations = Activations(
-            self.layers, self.meter, self.emit, self.device, lambda: self.step, fence.guard, self._spend
+            self.layers, self.meter, self.emit, self.device, lambda: self.now.step, fence.guard, self._spend
         )
         self.trace = Trace(fence, self.activations.current_layer)
-        self.backwards = Backwards(self.layers, self.meter, self.trace, declare, self.ledger.event)
+        self.backwards = Backwards(self.layers, self.meter, self.trace, self.now, declare, self.ledger.event)
         self.activations.on_root = self._on_root
         self.activations.on_non_finite = self.backwards.layer_not_finite
-        self.optimizers = Optimizers(self.layers, declare, self._hyper_row)
+        self.optimizers = Optimizers(self.layers, declare, self._hyper_row, self._follow_soon)
         self.weights = Weights(self.layers, self.meter, self.emit, self.device, declare)
         self.device.on_non_finite = self.backwards.late_not_finite
         self.weights.on_non_finite = self.backwards.gradient_not_finite
         self.losses = Losses(self.meter, self.emit, declare)
         self.evaluations = Evaluations(self.layers, declare, fence.guard)
         self.patterns = Patterns(declare)
-        self.step = 0
         self.watching = True
         self.trained = False  # a backward call was seen: this process is worth a record
         self.ended = False
         self.compiled = False
-        self.attentive = True  # this step needs more than its rows
         self._was_watching = False
         self._following = True
-        self._owner: int | None = None
+        self._follow_from = FOLLOWED + FOLLOWED_REST
+        self._closures = False  # an optimizer calls backward within its step: the events there have their own order
+        self.on_plain: Callable[[bool], None] = lambda plain: None
         self._timed = 0.0
-        self._in_backward = False
-        self._in_step = 0
-        self._stepping: Held | None = None
-        self._backward_since_tick = False
-        self._pattern: list[int] = []
         self._manual: Held | None = None
         self._zero_place: Place | None = None
         self._evaluating = False  # the last mode set was eval
         self._mode_said: tuple[Any, ...] | None = None
-        self._next_slow = 1
-        self._next_flush = 0.0
         self._since = (0, 0.0, 0.0)  # step, wall and CPU time of the last slow tick
         self.activations.begin()
 
     # Backward ---------------------------------------------------------------------------------------------------------
 
-    def before_backward(self, tensors: Any) -> bool:
-        """A backward call begins; True if it is one of the training's own (not one inside another, or of a thread)."""
-        if self._in_backward or (self._owner is not None and self._owner != get_ident()):
-            return False
-        now = perf_counter()
-        cpu = thread_time() if self.attentive else 0.0
-        self._in_backward = True
-        if self.attentive or not self.optimizers.made:
+    def before_backward(self, tensors: Any, frame: FrameType) -> None:
+        """A backward call of the training's own begins (not one inside another, or of a thread).
+
+        Args:
+            tensors: what it was given, the loss as a rule.
+            frame: what called `torch.autograd.backward`.
+        """
+        now = self.now
+        at = perf_counter() - self.started
+        cpu = thread_time()
+        if now.attentive or not self.optimizers.made:
             self._prepare_backward()
         loss = tensors if isinstance(tensors, torch.Tensor) else _first(tensors)
+        if now.in_step:
+            self._closures = True
         backwards = self.backwards
-        frame = sys._getframe(2)
-        if frame.f_code.co_name == "backward" and frame.f_back is not None:  # torch.Tensor.backward
-            frame = frame.f_back
-        known = backwards.quick.get((id(frame.f_code), frame.f_lasti))
-        site = known[0] if known is not None else backwards.site(frame)
-        row = (_B, self._in_step, site, self.step, now - self.started)
+        site = backwards.site(frame)
+        row = (_B, now.in_step, site, now.step, at)
         value = backwards.value(loss, row)
         if value is not None:
-            self.writer.rows += _pack(*row[:4], value, row[4])
+            self.writer.row(*row[:4], value, at)
             if value - value != 0.0 and not backwards.said:
                 backwards.loss_not_finite(loss, site, value)
-        if self.attentive:
+        if now.attentive:
             if self.watching and not self.compiled and backwards.wants_graph(site):
-                backwards.take_graph(loss, site, self.step)
+                backwards.take_graph(loss, site, now.step)
             self._timed += thread_time() - cpu
-        return True
 
     def _prepare_backward(self) -> None:
-        if self._owner is None:
+        if self.now.owner is None:
             self._begin()
         self.trace.stop()
         if self.evaluations.open:
@@ -141,14 +136,14 @@ class Observer:
         if self._manual_step_over():
             self._manual_tick()
         if self.ledger.waiting:
-            self.ledger.write(self.step, keep=self.backwards.said)
+            self.ledger.write(self.now.step, keep=self.backwards.said)
         if self._following:
             for watch in self.optimizers.watches():
                 watch.before_backward()
 
     def _begin(self) -> None:
         """The first backward call: this process trains, and this is its training thread."""
-        self._owner = self.activations.owner = get_ident()
+        self.now.owner = self.activations.owner = get_ident()
         self.trained = True
         now = perf_counter()
         self.governor.begin(now)
@@ -157,39 +152,26 @@ class Observer:
 
     def after_backward(self) -> None:
         """The backward call ended."""
-        self._in_backward = False
-        self._backward_since_tick = True
-        if not self._in_step:  # what a closure does within the step has an order of its own
-            self._pattern.append(BACKWARD)
-        if self.attentive:
+        if self.now.attentive:
             if self._following:
                 for watch in self.optimizers.watches():
                     watch.after_backward()
             self.trace.clear()
-            if not self.optimizers.made and not self._in_step and self.watching:
+            if not self.optimizers.made and not self.now.in_step and self.watching:
                 self._manual_before()
-
-    def backward_failed(self) -> None:
-        """The backward call raised."""
-        self._in_backward = False
-        self.trace.clear()
 
     # The optimizer's step ---------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any) -> None:
         """An optimizer is about to step."""
-        if self._owner is not None and self._owner != get_ident():
+        now = self.now
+        if now.owner is not None and now.owner != get_ident():
             return
-        held = self.optimizers.known.get(id(optimizer))
-        if held is None or held.reference() is not optimizer:
-            held = self.optimizers.held(optimizer)
-        self._in_step = 1 if held is self._stepping else self._in_step + 1  # its last step raised, if it never ended
-        self._stepping = held
-        lrs = held.lrs
-        groups = optimizer.param_groups
-        if self.attentive or len(lrs) != len(groups) or (groups and groups[0].get("lr") is not lrs[0]):
-            self.optimizers.follow(held, optimizer)
-        if self.attentive:
+        held = self.optimizers.held(optimizer)
+        now.in_step = 1 if held is now.stepping else now.in_step + 1  # its last step raised, if it never ended
+        now.stepping = held
+        self.optimizers.follow(held, optimizer)
+        if now.attentive:
             self._prepare_step(held, optimizer)
 
     def _prepare_step(self, held: Held, optimizer: Any) -> None:
@@ -213,14 +195,19 @@ class Observer:
 
     def after_step(self, optimizer: Any) -> None:
         """An optimizer has stepped."""
-        if self._owner is not None and self._owner != get_ident():
+        now = self.now
+        if now.owner is not None and now.owner != get_ident():
             return
-        held = self._stepping or self.optimizers.held(optimizer)  # None: another one stepped within this one's closure
+        held = now.stepping
+        if held is None:  # another one stepped within this one's closure, or a plain step ends
+            held = self.optimizers.held(optimizer)
+            self.optimizers.follow(held, optimizer)
         held.steps += 1
-        self._stepping = None
-        if self._in_step:
-            self._in_step -= 1
-        if self.attentive:
+        now.held = held
+        now.stepping = None
+        if now.in_step:
+            now.in_step -= 1
+        if now.attentive:
             begin = thread_time()
             if self._watched_update():
                 self.weights.after()
@@ -233,38 +220,38 @@ class Observer:
             self._timed += thread_time() - begin
         if held.code < 0:
             held.code = self.patterns.code(f"step:{held.id}")
-        self._pattern.append(held.code)
-        if self._backward_since_tick and not self._in_step:
-            self._tick(held.id)
+        now.pattern.append(held.code)
+        if now.backward_seen and not now.in_step:
+            self._tick(held.row_id)
 
     def _watched_update(self) -> bool:
-        return self.watching if self._backward_since_tick else self._was_watching
+        return self.watching if self.now.backward_seen else self._was_watching
 
     def _update_step(self) -> int:
         """The step that an optimizer's step belongs to: a second optimizer steps after the tick of the first."""
-        return self.step if self._backward_since_tick else max(self.step - 1, 0)
+        return self.now.step if self.now.backward_seen else max(self.now.step - 1, 0)
 
     def zero_grad(self, holder: Any) -> None:
         """`zero_grad` of an optimizer or a module was called."""
-        if self._owner is not None and self._owner != get_ident():
+        if self.now.owner is not None and self.now.owner != get_ident():
             return
-        if self._in_step:
+        if self.now.in_step:
             return
         if isinstance(holder, torch.optim.Optimizer):
             held = self.optimizers.held(holder)
             if held.zero_code < 0:
                 held.zero_code = self.patterns.code(f"zero_grad:{held.id}")
-            self._pattern.append(held.zero_code)
+            self.now.pattern.append(held.zero_code)
         else:
-            self._pattern.append(self.patterns.code("zero_grad:module"))
-        if self._backward_since_tick and self.attentive:
+            self.now.pattern.append(self.patterns.code("zero_grad:module"))
+        if self.now.backward_seen and self.now.attentive:
             self._zero_place = cached_place(3)
 
     def _check_cleared(self, held: Held) -> None:
         """Backward ran, then something cleared the gradients, then the optimizer steps on nothing."""
-        if self._zero_place is None or not self._backward_since_tick:
+        if self._zero_place is None or not self.now.backward_seen:
             return
-        name = self.patterns.last_but_steps(self._pattern)
+        name = self.patterns.last_but_steps(self.now.pattern)
         if name not in (f"zero_grad:{held.id}", "zero_grad:module"):
             return
         if all(p.grad is None or not bool(torch.count_nonzero(p.grad)) for p in held.parameters[:4]):
@@ -286,12 +273,12 @@ class Observer:
         ]
         self._manual.parameters = [p for p, _ in known]
         self._manual.names = [name for _, name in known]
-        self.weights.before(self._manual, self.step)
+        self.weights.before(self._manual, self.now.step)
         self._timed += thread_time() - begin
 
     def _manual_step_over(self) -> bool:
         """Whether a step that no optimizer ends has had its backward call."""
-        return not self.optimizers.made and self._backward_since_tick and not self._in_step
+        return not self.optimizers.made and self.now.backward_seen and not self.now.in_step
 
     def _manual_tick(self) -> None:
         """Before the next forward, or else backward: the parameters were changed by now."""
@@ -303,27 +290,26 @@ class Observer:
 
     def _tick(self, optimizer: int) -> None:
         """The step ends."""
-        now = perf_counter()
-        step = self.step
-        patterns = self.patterns
-        pattern = patterns.last_number if self._pattern == patterns.last else patterns.number(self._pattern)
-        self.writer.rows += _pack(_S, min(optimizer, 255), pattern, step, now - self.started, self.governor.spent)
-        self._pattern.clear()
-        self._backward_since_tick = False
-        self.step = self.ledger.step = step + 1
-        if step + 1 >= self._next_slow or now >= self._next_flush or self.attentive:
-            self._slow_tick(step, now)
+        at, now = perf_counter(), self.now
+        step = now.step
+        number = self.patterns.number(now.pattern)
+        self.writer.row(_S, optimizer, number, step, at - self.started, self.governor.spent)
+        now.pattern.clear()
+        now.backward_seen = False
+        now.step = step + 1
+        if step + 1 >= now.next_slow or at >= now.next_flush or now.attentive:
+            self._slow_tick(step, at)
 
-    def _slow_tick(self, step: int, now: float) -> None:
+    def _slow_tick(self, step: int, at: float) -> None:
         """All that need not be done at every step: account, declare, choose what to watch next, write."""
         watched = self.watching
-        since, at, cpu_at = self._since
+        since, since_at, since_cpu = self._since
         cpu = thread_time()
         if watched:
-            self.governor.end_watched(step, now - at, cpu - cpu_at, self._timed)
+            self.governor.end_watched(step, at - since_at, cpu - since_cpu, self._timed)
         else:
-            self.governor.end_plain(step + 1 - since, now - at, self._timed)
-        self._since = (step + 1, now, cpu)
+            self.governor.end_plain(step + 1 - since, at - since_at, self._timed)
+        self._since = (step + 1, at, cpu)
         self._timed = 0.0
         self._zero_place = None
         if watched:
@@ -335,22 +321,37 @@ class Observer:
             self._declare_all()
         self._write_late()
         self._was_watching = watched
-        self._watch(self.governor.wants(step + 1, now))
+        self._watch(self.governor.wants(step + 1, at))
         next_step = step + 1
-        self._following = next_step < FOLLOWED or next_step % FOLLOWED < FOLLOWED_RUN
-        if self._following and next_step % FOLLOWED == 0:
+        if next_step == self._follow_from:
             for watch in self.optimizers.watches():
                 watch.after_step()
-        self.attentive = self.watching or watched or self._following or self.ledger.waiting
-        self._next_slow = next_step + 1 if self.attentive else min(
-            self.governor.next, next_step + FLUSH_STEPS, (next_step // FOLLOWED + 1) * FOLLOWED,
+        elif next_step >= self._follow_from + FOLLOWED_RUN:
+            self._follow_from = next_step + max(FOLLOWED_REST, int(next_step * FOLLOWED_SHARE))
+        self._following = next_step < FOLLOWED or next_step >= self._follow_from
+        self._attend(self.watching or watched or self._following or self.ledger.waiting)
+        self.now.next_slow = next_step + 1 if self.now.attentive else min(
+            self.governor.next, next_step + STEPS_AT_RISK, self._follow_from,
         )  # fmt: skip
-        self._next_flush = now + FLUSH_SECONDS
-        self.writer.tick(next_step, now)
+        self.now.next_flush = at + FLUSH_SECONDS
+        self.writer.tick(next_step, at)
         if self.writer.broken is not None and self.ledger.first("told of the writer"):
             say(f"{self.writer.broken}; training goes on")
         if step & next_step == 0:
             self.say_cost()
+
+    def _attend(self, attentive: bool) -> None:
+        """The events of the coming step are to be looked at, or may pass with a row each."""
+        self.now.attentive = attentive
+        plain = not attentive and self.optimizers.made and not self._closures and not self.fence.off
+        if plain is not self.now.plain:
+            self.now.plain = plain
+            self.on_plain(plain)
+
+    def _follow_soon(self) -> None:
+        """An optimizer is new: look at its next steps."""
+        if self.now.step >= FOLLOWED:
+            self._follow_from = self.now.next_slow = self.now.step + 1
 
     def _watch(self, watch: bool) -> None:
         """Make the coming step a watched one, or not."""
@@ -366,10 +367,16 @@ class Observer:
 
     def _on_root(self, module: Any, layer: Layer) -> None:
         """A model's forward begins on a watched step: in the first ones torch's calls are logged."""
-        if self._manual_step_over() and torch.is_grad_enabled() and not self._in_backward:
+        if self._manual_step_over() and torch.is_grad_enabled() and not self.now.in_backward:
             self._manual_tick()
-        early = self.step < TRACED_STEPS or self.backwards.wants_trace()
-        if early and not self.compiled and not self._in_backward and not self._in_step and torch.is_grad_enabled():
+        early = self.now.step < TRACED_STEPS or self.backwards.wants_trace()
+        if (
+            early
+            and not self.compiled
+            and not self.now.in_backward
+            and not self.now.in_step
+            and torch.is_grad_enabled()
+        ):
             self.trace.start()
 
     def _say_modes(self, step: int) -> None:
@@ -383,9 +390,9 @@ class Observer:
 
     def loss_called(self, function: str, args: Any, kwargs: Any, result: Any) -> None:
         """A loss function returned."""
-        if self._in_backward or not isinstance(result, torch.Tensor) or not is_real(result):
+        if self.now.in_backward or not isinstance(result, torch.Tensor) or not is_real(result):
             return
-        if self._owner is not None and self._owner != get_ident():
+        if self.now.owner is not None and self.now.owner != get_ident():
             return
         training = result.requires_grad
         if not (self.watching if training else self.trained):
@@ -398,22 +405,22 @@ class Observer:
         value = float(result.detach()) if scalar else math.nan
         now = perf_counter() - self.started
         if training:
-            self.writer.row(_L, 0, number, self.step, value, now)
+            self.writer.row(_L, 0, number, self.now.step, value, now)
             self.losses.measure(number, args, kwargs)
             self._timed += thread_time() - begin
         elif scalar:
-            self.writer.row(_E, not self._evaluating, number, self.step, value, now)
+            self.writer.row(_E, not self._evaluating, number, self.now.step, value, now)
         elif result.numel() == 1:
-            self.backwards.later((_E, not self._evaluating, number, self.step, now), result)
+            self.backwards.later((_E, not self._evaluating, number, self.now.step, now), result)
 
     def pause(self) -> None:
         """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
-        if self._in_backward or self._in_step or (self._owner is not None and self._owner != get_ident()):
+        if self.now.in_backward or self.now.in_step or (self.now.owner is not None and self.now.owner != get_ident()):
             return
         self.trace.stop()
-        if self.trained and not self._backward_since_tick and not self.compiled and not self.evaluations.open:
-            self.evaluations.begin(self.step)
-            self.attentive = True
+        if self.trained and not self.now.backward_seen and not self.compiled and not self.evaluations.open:
+            self.evaluations.begin(self.now.step)
+            self._attend(True)
 
     def mode_set(self, module: Any, training: bool) -> None:
         """`train()` or `eval()` was called on a module by the user."""
@@ -428,7 +435,7 @@ class Observer:
     def _look_again(self) -> None:
         """After an evaluation: see soon in which mode training goes on."""
         if self.trained and self.ledger.first("looked again", times=5):
-            self.governor.next = self._next_slow = self.step + 1
+            self.governor.next = self.now.next_slow = self.now.step + 1
 
     def skipped_step(self, scale: float) -> None:
         """GradScaler left the optimizer's step out."""
@@ -436,7 +443,7 @@ class Observer:
 
     def epoch(self, loader: int) -> None:
         """A loader is iterated anew."""
-        if not self._in_backward:
+        if not self.now.in_backward:
             self.ledger.count_event("epoch", f"epoch {loader}", loader=loader)
 
     def compile_called(self) -> None:
@@ -459,14 +466,14 @@ class Observer:
 
     def emit(self, what: str, subject: str, row: Row) -> None:
         """Take one row of a series for the current step."""
-        step = self._update_step() if what in ("parameter", "gradient", "update") else self.step
+        step = self._update_step() if what in ("parameter", "gradient", "update") else self.now.step
         self.ledger.row(step, what, subject, row)
 
     def _spend(self, seconds: float) -> None:
         self._timed += seconds
 
     def _hyper_row(self, optimizer: int, number: int, value: float) -> None:
-        self.writer.row(_H, optimizer, number, self.step, value, 0.0)
+        self.writer.row(_H, optimizer, number, self.now.step, value, 0.0)
 
     def _write_late(self, wait: bool = False) -> None:
         for (kind, a, b, step, at), value in self.backwards.arrived(wait):
@@ -487,7 +494,7 @@ class Observer:
         """The governor's account, as it stands."""
         self.writer.declare(
             {
-                "type": "cost", "watched": self.governor.watched, "steps": self.step,
+                "type": "cost", "watched": self.governor.watched, "steps": self.now.step,
                 "seconds": self.governor.elapsed(perf_counter()),
                 "probe_seconds": self.governor.spent + self.governor.start_up,
                 "period": self.governor.period, "cap": self.meter.cap,
@@ -507,7 +514,7 @@ class Observer:
         """Write what is known by now."""
         if self.trained and not self.ended:
             self._declare_all()
-            self.ledger.write(self.step)
+            self.ledger.write(self.now.step)
             self.say_cost()
             self.writer.flush()
 
@@ -515,13 +522,13 @@ class Observer:
         """The process ends: write what is left."""
         if self.ended or not self.trained:
             return
-        if not self.optimizers.made and self._backward_since_tick:
+        if not self.optimizers.made and self.now.backward_seen:
             self._manual_tick()
         self.ended = True
         self._declare_all()
         self.device.end_step()
         self.device.collect(wait=True)
-        self.ledger.write(self.step + 1, keep=self.backwards.said)
+        self.ledger.write(self.now.step + 1, keep=self.backwards.said)
         self._write_late(wait=True)
         self.say_cost()
         self.writer.close()

@@ -21,23 +21,24 @@ class Held:
 
     Attributes:
         code: stands for its step in an event pattern.
-        lrs: learning rate of each group as last seen.
+        lr: learning rate of the first group as last seen.
         watches: gradients that are followed to see whether they are cleared.
     """
 
     __slots__ = (
-        "code", "declared", "followed", "hyper", "id", "lrs", "names", "offset", "parameters", "place", "reference",
-        "size", "steps", "watches", "zero_code",
+        "code", "declared", "followed", "hyper", "id", "lr", "names", "offset", "parameters", "place", "reference",
+        "row_id", "size", "steps", "watches", "zero_code",
     )  # fmt: skip
 
     def __init__(self, optimizer: Any, number: int, place: Place | None) -> None:
         self.reference = weakref.ref(optimizer)
         self.id = number
+        self.row_id = min(number, 255)
         self.place = place
         self.code = self.zero_code = -1
         self.steps = 0
         self.followed = 0  # of them, those whose gradients were followed
-        self.lrs: list[Any] = []
+        self.lr: Any = None
         self.hyper: dict[tuple[int, str], float] = {}
         self.size = -1
         self.parameters: list[torch.Tensor] = []
@@ -53,16 +54,22 @@ class Optimizers:
     Args:
         layers: gives the names of parameters.
         declare: writes a declaration.
+        newcomer: told of an optimizer that steps for the first time.
         hyper_row: writes the new value of a hyper-parameter: (optimizer id, hyper id, value).
     """
 
     def __init__(
-        self, layers: Layers, declare: Callable[[dict[str, Any]], None], hyper_row: Callable[[int, int, float], None]
+        self,
+        layers: Layers,
+        declare: Callable[[dict[str, Any]], None],
+        hyper_row: Callable[[int, int, float], None],
+        newcomer: Callable[[], None],
     ) -> None:
         self.layers = layers
         self.declare = declare
         self.hyper_row = hyper_row
-        self.made = False  # an optimizer was made in this process: steps are its steps
+        self.newcomer = newcomer
+        self.made = False  # an optimizer was made or used in this process: steps are its steps
         self.known: dict[int, Held] = {}
         self._count = 0  # of optimizers ever seen: a new one may have the address of one that is gone
         self._births: dict[int, tuple[Any, Place | None]] = {}
@@ -81,6 +88,8 @@ class Optimizers:
             place = birth[1] if birth is not None and birth[0]() is optimizer else None
             held = self.known[id(optimizer)] = Held(optimizer, self._count, place)
             self._count += 1
+            self.made = True  # perhaps before we came
+            self.newcomer()
         return held
 
     def all(self) -> Iterator[tuple[Held, Any]]:
@@ -116,7 +125,7 @@ class Optimizers:
 
     def follow(self, held: Held, optimizer: Any) -> None:
         """Write the settings that changed."""
-        held.lrs = [group.get("lr") for group in optimizer.param_groups]
+        held.lr = optimizer.param_groups[0].get("lr") if optimizer.param_groups else None
         for index, group in enumerate(optimizer.param_groups[:GROUPS]):
             for name in HYPER:
                 value = group.get(name)

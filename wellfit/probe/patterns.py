@@ -33,6 +33,8 @@ class Patterns:
 
     def number(self, pattern: list[int]) -> int:
         """The id of a pattern; declared when it is new."""
+        if pattern == self.last:
+            return self.last_number
         key = tuple(pattern[:EVENTS])
         number = self._numbers.get(key)
         if number is None:

@@ -46,8 +46,9 @@ class Writer:
         self._next_segment = 0
         self._segment_size = 0
         self._paths: list[str] = []
-        # These two bytearrays stay the same objects for ever, so that a row of another thread is never lost or doubled.
-        self.rows = bytearray()
+        # These stay the same objects for ever, so that a row of another thread is never lost or doubled.
+        self.waiting: list[tuple[Any, ...]] = []  # rows still to be packed: in one go, as the training waits for it
+        self._rows = bytearray()
         self._frames = bytearray()
         self._series: dict[tuple[str, str], int] = {}
         self._schemas: dict[tuple[int, ...], int] = {}
@@ -60,17 +61,23 @@ class Writer:
 
     def row(self, type: int, a: int, b: int, step: int, x: float, y: float) -> None:
         """Add one row (`type` is the code of its letter); it reaches the disk with the next flush."""
-        try:
-            self.rows += _pack_row(type, a, b, step, x, y)
-        except Exception:  # nothing of ours may reach the training
-            self._odd_row(type, a, b, step, x, y)
+        self.waiting.append((type, a, b, step, x, y))
+
+    def _pack(self) -> None:
+        rows = self.waiting[:]
+        del self.waiting[: len(rows)]
+        for row in rows:
+            try:
+                self._rows += _pack_row(*row)
+            except Exception:  # nothing of ours may reach the training
+                self._odd_row(*row)
 
     def _odd_row(self, type: int, a: int, b: int, step: int, x: float, y: float) -> None:
         """A row whose numbers do not fit: held at the limits of their fields."""
         try:
             a, b = min(max(int(a), 0), 0xFF), min(max(int(b), 0), 0xFFFF)
             step = min(max(int(step), 0), frames.STEP_LIMIT)
-            self.rows += _pack_row(type, a, b, step, _double(x), _double(y))
+            self._rows += _pack_row(type, a, b, step, _double(x), _double(y))
         except Exception:  # nothing of ours may reach the training
             self.dropped += 1
 
@@ -161,7 +168,7 @@ class Writer:
         elif (
             now - self._flushed_at < SECONDS_AT_RISK
             and step - self._flushed_step < STEPS_AT_RISK
-            and len(self.rows) + len(self._frames) < BUFFER_BYTES
+            and len(self._frames) < BUFFER_BYTES
         ):
             return
         self._flushed_at = now
@@ -175,8 +182,9 @@ class Writer:
     def _flush(self, always: bool) -> None:
         if self.broken is None and os.getpid() != self._owner:
             self.broken = "this process is a fork of the one that records"
-        rows, waiting = bytes(self.rows), bytes(self._frames)
-        del self.rows[: len(rows)], self._frames[: len(waiting)]
+        self._pack()
+        rows, waiting = bytes(self._rows), bytes(self._frames)
+        del self._rows[: len(rows)], self._frames[: len(waiting)]
         if self.broken is not None:
             return
         if self.written > self._quota:
@@ -247,6 +255,7 @@ class Writer:
 
     def close(self) -> None:
         """Write what is waiting and close the file; further calls do nothing that matters."""
+        self._pack()
         if self.dropped and self.broken is None:
             why = f"{self.dropped} declarations or statistics could not be encoded"
             self.declare({"type": "unseen", "what": "record", "why": why})

@@ -142,7 +142,7 @@ class Overfit(Rule):
         )  # fmt: skip
 
 
-def _slope(value: np.ndarray) -> float:  # type: ignore[type-arg]
+def _slope(value: np.ndarray) -> float:
     """Slope of a straight line through the values, in its own standard errors."""
     x = np.arange(len(value)) - (len(value) - 1) / 2
     slope = float(x @ value / (x @ x))
