@@ -57,6 +57,12 @@ def test_the_cap_follows_what_watching_costs():
     assert cheap.cap == CAPS[1]
 
 
+def test_looks_go_on_where_the_events_of_all_steps_use_up_the_budget():
+    watched, cost, seconds = train(Governor(0.01), 50_000, 3e-4, 1e-3)
+    assert watched[-1] > 35_000
+    assert cost <= ALLOWANCE + 0.005 * seconds
+
+
 def test_every_step_if_asked():
     watched, _, _ = train(Governor(0.01, every=7), 50, 1e-3, 1.0)
     assert watched == list(range(0, 50, 7))

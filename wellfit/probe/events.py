@@ -1,8 +1,8 @@
 """The events of every step: backward, the optimizer's step, zero_grad.
 
-On a plain step (`Moment.plain`) the functions here note a row and nothing else; every other event goes to the observer.
-They are written out in one piece each, over variables of their own, because of what `Moment` says of caches: on a step
-of one millisecond the same work through methods and attributes took three times as long.
+On a plain step (`Moment.plain`) the functions here append to a log and do nothing else; every other event goes to the
+observer. They are written out in one piece each, over variables of their own, because of what `Moment` says of caches:
+beside steps of one millisecond the same work through methods and attributes took three times as long.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ import torch
 from wellfit.probe.backwards import NO_SITE
 from wellfit.probe.fence import Fence, dispatch_modes, function_modes, observed, out_of_sight
 from wellfit.probe.observer import Observer
-from wellfit.probe.patterns import BACKWARD
 
-_B, _S = b"BS"
 _Tensor = torch.Tensor
 
 
 def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
     """What makes the replacement of `torch.autograd.backward`."""
-    now, quick = observer.now, observer.backwards.quick
-    note, started = observer.writer.waiting.append, observer.started
-    get_frame, clock = sys._getframe, perf_counter
+    now, quick, note = observer.now, observer.backwards.quick, observer.now.log.append
+    get_frame = sys._getframe
 
     def with_backward(original: Any) -> Any:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            noted = False
+            site = -1
             if now.plain and not now.in_backward and now.owner == get_ident():
                 try:
                     frame = get_frame(2)
@@ -41,20 +38,20 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
                     else:
                         site = quick.get((id(frame.f_code), frame.f_lasti), NO_SITE)[0]
                     if (
-                        site >= 0
-                        and now.scaled is None
+                        now.scaled is None
                         and type(tensors) is _Tensor
                         and tensors.is_cpu
                         and not function_modes()
                         and not dispatch_modes()
                     ):
                         value = tensors.item()
-                        if value - value == 0.0 and type(value) is float:
-                            note((_B, 0, site, now.step, value, clock() - started))
-                            noted = True
+                        if value - value != 0.0 or type(value) is not float:
+                            site = -1
+                    else:
+                        site = -1
                 except (ValueError, RuntimeError):  # called at the top of a program, or not one number
-                    noted = False
-            if not noted:
+                    site = -1
+            if site < 0:
                 if now.in_backward or fence.off or (now.owner is not None and now.owner != get_ident()):
                     return original(tensors, *args, **kwargs)
                 try:
@@ -70,15 +67,16 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
                 observer.trace.clear()
                 raise
             now.in_backward = False
-            now.backward_seen = True
-            if not now.in_step:  # what a closure does within the step has an order of its own
-                now.pattern.append(BACKWARD)
-            if not now.plain and not fence.off:
-                try:
-                    after = observer.after_backward
-                    out_of_sight(after)() if observed() else after()
-                except Exception as error:
-                    fence.fault(error)
+            if site >= 0:
+                note((site, value))
+            else:
+                now.end_backward()
+                if not now.plain and not fence.off:
+                    try:
+                        after = observer.after_backward
+                        out_of_sight(after)() if observed() else after()
+                    except Exception as error:
+                        fence.fault(error)
             return result
 
         return backward
@@ -88,8 +86,7 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
 
 def step_events(observer: Observer, fence: Fence) -> tuple[Callable[..., None], Callable[..., None]]:
     """The hooks before and after an optimizer's step; the first is not needed on plain steps."""
-    now, optimizers, patterns, governor = observer.now, observer.optimizers, observer.patterns, observer.governor
-    note, started, clock = observer.writer.waiting.append, observer.started, perf_counter
+    now, optimizers, note, clock = observer.now, observer.optimizers, observer.now.log.append, perf_counter
 
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
         if not fence.off:
@@ -100,31 +97,21 @@ def step_events(observer: Observer, fence: Fence) -> tuple[Callable[..., None], 
                 fence.fault(error)
 
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
-        if fence.off:
-            return
         try:
-            if now.plain and now.backward_seen:
-                held, groups, at = now.held, optimizer.param_groups, clock()
+            if now.plain:
+                held, groups, at, left = now.held, optimizer.param_groups, clock(), now.left - 1
                 if held is None or held.reference() is not optimizer:
                     held = now.held = optimizers.known.get(id(optimizer))
-                if (
-                    held is not None
-                    and held.reference() is optimizer
-                    and now.step + 1 < now.next_slow
-                    and at < now.next_flush
-                    and now.owner == get_ident()
-                ):
+                    if held is not None and (held.reference() is not optimizer or held.code < 0):
+                        held = now.held = None
+                if left > 0 and at < now.next_flush and held is not None and now.owner == get_ident():
                     if groups and groups[0].get("lr") is not held.lr:
                         optimizers.follow(held, optimizer)
-                    held.steps += 1
-                    pattern = now.pattern
-                    pattern.append(held.code)
-                    number = patterns.last_number if pattern == patterns.last else patterns.number(pattern)
-                    note((_S, held.row_id, number, now.step, at - started, governor.spent))
-                    pattern.clear()
-                    now.backward_seen = False
-                    now.step += 1
+                    now.left = left
+                    note((held, at))
                     return
+            if fence.off:
+                return
             event = observer.after_step  # the step may end here, and much be done that torch takes part in
             out_of_sight(event)(optimizer) if observed() else event(optimizer)
         except Exception as error:
@@ -135,19 +122,18 @@ def step_events(observer: Observer, fence: Fence) -> tuple[Callable[..., None], 
 
 def zero_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
     """What makes the replacement of `zero_grad` of optimizers and modules."""
-    now = observer.now
+    now, note = observer.now, observer.now.log.append
 
     def with_zero(original: Any) -> Any:
         def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not now.in_step and not fence.off and (now.owner is None or now.owner == get_ident()):
-                try:
-                    held = now.held
-                    if now.plain and held is not None and held.reference() is self and held.zero_code >= 0:
-                        now.pattern.append(held.zero_code)
-                    else:
-                        observer.zero_grad(self)
-                except Exception as error:
-                    fence.fault(error)
+            try:
+                held = now.held
+                if now.plain and held is not None and held.reference() is self and held.zero_code >= 0:
+                    note(held.zero_code)
+                elif not now.in_step and not fence.off and (now.owner is None or now.owner == get_ident()):
+                    observer.zero_grad(self)
+            except Exception as error:
+                fence.fault(error)
             return original(self, *args, **kwargs)
 
         return zero_grad

@@ -13,6 +13,10 @@ AT_ONCE = 0.4  # share of the allowance for the first steps; the rest comes with
 SPREAD = 2.5  # powers of ten of steps, from FIRST_STEPS on, over which it comes
 GROWTH = 0.04  # gap between watched steps as a share of the step, while the allowance lasts
 SHARE = 0.35  # of the budget goes to watched steps; the rest covers the events of all steps and what cannot be timed
+SURE = 1.25  # once the steps have grown by this factor since the last look, one is taken even where the events of all
+SURE_SHARE = (
+    0.15  # steps use up the budget, if it costs no more than this share of it: with both, at most a third of it
+)
 CAPS = (8192, 262_144)  # least and most elements looked at in one tensor
 SELDOM, OFTEN = 200, 20  # a longer period than the first has tensors looked at less closely, a shorter one more
 STEP_SECONDS = 5e-6  # charged for the events of a plain step, which no period can save: the calls alone, caches warm
@@ -46,6 +50,7 @@ class Governor:
         self._start: float | None = None
         self._plain: deque[float] = deque(maxlen=15)
         self._costs: deque[float] = deque(maxlen=7)
+        self._last = 0  # step that was watched last
         self._strain = 1.0  # wall time per CPU time of a watched step: how much others use the processor
         self._random = seed * 2654435761 % 2**32 or 1
 
@@ -97,9 +102,11 @@ class Governor:
             return False
         cost = median(self._costs) if self._costs else 0.0
         share = self.overhead * SHARE
-        if self.spent + cost > self._allowed(step) + share * (now - self._start):
+        over = self.spent + cost > self._allowed(step) + share * (now - self._start)
+        if over and (step < SURE * self._last or cost > self.overhead * SURE_SHARE * (now - self._start)):
             self.next = step + max(1, step // 100)
             return False
+        self._last = step
         if step < FIRST_STEPS:
             self.next = step + 1
             return True

@@ -43,7 +43,7 @@ FOLLOWED_SHARE = 1 / 8
 FOLLOWED_RUN = 4
 FLUSH_SECONDS = 0.5
 MANUAL = 255  # stands for the optimizer in loops that have none
-_B, _S, _H, _E, _L = b"BSHEL"
+_B, _H, _E, _L = b"BHEL"
 
 
 class Observer:
@@ -57,14 +57,15 @@ class Observer:
         self.fence = fence
         self.started = perf_counter()
         self.writer = Writer(str(options["run"]), *process.rank_and_pid(), int(options.get("quota", 512_000_000)))
-        self.now = Moment()
+        self.governor = Governor(
+            float(options.get("overhead", 0.01)), int(options.get("seed", 1)), int(options.get("every", 0))
+        )
+        self.patterns = Patterns(self.writer.declare)
+        self.now = Moment(self.writer.row, self.patterns, self.governor, self.started)
         self.ledger = Ledger(self.writer, self.now)
         declare = self.writer.declare
         self.layers = Layers()
         self.meter = Meter()
-        self.governor = Governor(
-            float(options.get("overhead", 0.01)), int(options.get("seed", 1)), int(options.get("every", 0))
-        )
         self.device = Device(self.ledger.row)
         self.activations = Activations(
             self.layers, self.meter, self.emit, self.device, lambda: self.now.step, fence.guard, self._spend
@@ -79,7 +80,6 @@ class Observer:
         self.weights.on_non_finite = self.backwards.gradient_not_finite
         self.losses = Losses(self.meter, self.emit, declare)
         self.evaluations = Evaluations(self.layers, declare, fence.guard)
-        self.patterns = Patterns(declare)
         self.watching = True
         self.trained = False  # a backward call was seen: this process is worth a record
         self.ended = False
@@ -292,12 +292,9 @@ class Observer:
         """The step ends."""
         at, now = perf_counter(), self.now
         step = now.step
-        number = self.patterns.number(now.pattern)
-        self.writer.row(_S, optimizer, number, step, at - self.started, self.governor.spent)
-        now.pattern.clear()
-        now.backward_seen = False
-        now.step = step + 1
-        if step + 1 >= now.next_slow or at >= now.next_flush or now.attentive:
+        now.end_step(optimizer, at - self.started)
+        now.left -= 1
+        if now.left <= 0 or at >= now.next_flush or now.attentive:
             self._slow_tick(step, at)
 
     def _slow_tick(self, step: int, at: float) -> None:
@@ -330,9 +327,8 @@ class Observer:
             self._follow_from = next_step + max(FOLLOWED_REST, int(next_step * FOLLOWED_SHARE))
         self._following = next_step < FOLLOWED or next_step >= self._follow_from
         self._attend(self.watching or watched or self._following or self.ledger.waiting)
-        self.now.next_slow = next_step + 1 if self.now.attentive else min(
-            self.governor.next, next_step + STEPS_AT_RISK, self._follow_from,
-        )  # fmt: skip
+        due = (self.governor.next - next_step, STEPS_AT_RISK, self._follow_from - next_step)
+        self.now.left = 1 if self.now.attentive else max(1, min(due))
         self.now.next_flush = at + FLUSH_SECONDS
         self.writer.tick(next_step, at)
         if self.writer.broken is not None and self.ledger.first("told of the writer"):
@@ -351,7 +347,8 @@ class Observer:
     def _follow_soon(self) -> None:
         """An optimizer is new: look at its next steps."""
         if self.now.step >= FOLLOWED:
-            self._follow_from = self.now.next_slow = self.now.step + 1
+            self._follow_from = self.now.step + 1
+            self.now.left = 1
 
     def _watch(self, watch: bool) -> None:
         """Make the coming step a watched one, or not."""
@@ -435,7 +432,8 @@ class Observer:
     def _look_again(self) -> None:
         """After an evaluation: see soon in which mode training goes on."""
         if self.trained and self.ledger.first("looked again", times=5):
-            self.governor.next = self.now.next_slow = self.now.step + 1
+            self.governor.next = self.now.step + 1
+            self.now.left = 1
 
     def skipped_step(self, scale: float) -> None:
         """GradScaler left the optimizer's step out."""
