@@ -25,11 +25,11 @@ _Tensor = torch.Tensor
 def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
     """What makes the replacement of `torch.autograd.backward`."""
     now, quick, note = observer.now, observer.backwards.quick, observer.now.log.append
-    get_frame = sys._getframe
+    get_frame, failed = sys._getframe, fence.guard(observer.backward_failed)
 
     def with_backward(original: Any) -> Any:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            site = -1
+            noted = None
             if now.plain and not now.in_backward and now.owner == get_ident():
                 try:
                     frame = get_frame(2)
@@ -38,20 +38,19 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
                     else:
                         site = quick.get((id(frame.f_code), frame.f_lasti), NO_SITE)[0]
                     if (
-                        now.scaled is None
+                        site >= 0
+                        and now.scaled is None
                         and type(tensors) is _Tensor
                         and tensors.is_cpu
                         and not function_modes()
                         and not dispatch_modes()
                     ):
                         value = tensors.item()
-                        if value - value != 0.0 or type(value) is not float:
-                            site = -1
-                    else:
-                        site = -1
-                except (ValueError, RuntimeError):  # called at the top of a program, or not one number
-                    site = -1
-            if site < 0:
+                        if value - value == 0.0 and type(value) is float:
+                            noted = (site, value)
+                except Exception:  # not one number, or called at the top of a program: the observer knows what to do
+                    noted = None
+            if noted is None:
                 if now.in_backward or fence.off or (now.owner is not None and now.owner != get_ident()):
                     return original(tensors, *args, **kwargs)
                 try:
@@ -64,19 +63,17 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
                 result = original(tensors, *args, **kwargs)
             except BaseException:
                 now.in_backward = False
-                observer.trace.clear()
+                failed(noted)
                 raise
             now.in_backward = False
-            if site >= 0:
-                note((site, value))
-            else:
-                now.end_backward()
-                if not now.plain and not fence.off:
-                    try:
-                        after = observer.after_backward
-                        out_of_sight(after)() if observed() else after()
-                    except Exception as error:
-                        fence.fault(error)
+            if noted is not None:
+                note(noted)
+            elif not fence.off:
+                try:
+                    after = observer.after_backward
+                    out_of_sight(after)() if observed() else after()
+                except Exception as error:
+                    fence.fault(error)
             return result
 
         return backward

@@ -152,6 +152,7 @@ class Observer:
 
     def after_backward(self) -> None:
         """The backward call ended."""
+        self.now.end_backward()
         if self.now.attentive:
             if self._following:
                 for watch in self.optimizers.watches():
@@ -159,6 +160,12 @@ class Observer:
             self.trace.clear()
             if not self.optimizers.made and not self.now.in_step and self.watching:
                 self._manual_before()
+
+    def backward_failed(self, noted: tuple[int, float] | None) -> None:
+        """The backward call raised; `noted` is the site and loss of one that the observer was not told of."""
+        self.trace.clear()
+        if noted is not None:
+            self.writer.row(_B, 0, noted[0], self.now.step, noted[1], perf_counter() - self.started)
 
     # The optimizer's step ---------------------------------------------------------------------------------------------
 
@@ -345,10 +352,10 @@ class Observer:
             self.on_plain(plain)
 
     def _follow_soon(self) -> None:
-        """An optimizer is new: look at its next steps."""
-        if self.now.step >= FOLLOWED:
+        """An optimizer is new: look at its first steps."""
+        if self.now.step >= FOLLOWED and not self._following:
             self._follow_from = self.now.step + 1
-            self.now.left = 1
+            self._attend(True)
 
     def _watch(self, watch: bool) -> None:
         """Make the coming step a watched one, or not."""

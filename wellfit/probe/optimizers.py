@@ -54,7 +54,7 @@ class Optimizers:
     Args:
         layers: gives the names of parameters.
         declare: writes a declaration.
-        newcomer: told of an optimizer that steps for the first time.
+        newcomer: told of an optimizer that is made, or steps for the first time.
         hyper_row: writes the new value of a hyper-parameter: (optimizer id, hyper id, value).
     """
 
@@ -79,6 +79,7 @@ class Optimizers:
         """An optimizer's constructor ran."""
         self.made = True
         self._births[id(optimizer)] = (weakref.ref(optimizer), user_place())
+        self.newcomer()
 
     def held(self, optimizer: Any) -> Held:
         """What is known of an optimizer."""

@@ -1,0 +1,143 @@
+"""A plain step is as exact as a watched one: the same program's events, looked at always and as seldom as can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probed import Probed, plain, probed, written
+
+LOOPS = {
+    "two optimizers in turn": """
+        a, b = nn.Linear(4, 1), nn.Linear(4, 1)
+        first, second = torch.optim.Adam(a.parameters(), 1e-3), torch.optim.SGD(b.parameters(), 1e-2)
+        for step in range(300):
+            x = torch.randn(8, 4)
+            first.zero_grad()
+            a(x).square().mean().backward()
+            first.step()
+            if step % 3 == 0:
+                second.zero_grad()
+                (b(x) - a(x).detach()).square().mean().backward()
+                second.step()
+    """,
+    "accumulation, a schedule, a model's own zero_grad": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.9)
+        for step in range(250):
+            for part in range(1 + step % 3):
+                model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+            model.zero_grad() if step % 5 else optimizer.zero_grad()
+    """,
+    "evaluations, and losses in two places": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for step in range(300):
+            x = torch.randn(8, 4)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), x.sum(1, keepdim=True))
+            if step % 2:
+                loss.backward()
+            else:
+                torch.autograd.backward(loss * 2)
+            optimizer.step()
+            if step % 50 == 49:
+                with torch.set_grad_enabled(step % 100 != 99):
+                    F.mse_loss(model(x), x.sum(1, keepdim=True))
+                model.eval()
+                with torch.no_grad():
+                    F.l1_loss(model(x), x.sum(1, keepdim=True))
+                model.train()
+    """,
+    "an optimizer with closures comes late": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        x = torch.randn(8, 4)
+        def closure():
+            optimizer.zero_grad()
+            loss = (model(x) - 1).square().mean()
+            loss.backward()
+            return loss
+        for step in range(220):
+            if step == 150:
+                optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
+            if step < 150:
+                closure()
+                optimizer.step()
+            else:
+                optimizer.step(closure)
+    """,
+    "losses that are not one number, and a backward call that fails": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for step in range(200):
+            loss = model(torch.randn(8, 4)).square()
+            optimizer.zero_grad()
+            if step % 10 == 9:
+                loss.backward(torch.ones_like(loss) / 8)
+            else:
+                loss.mean().backward()
+            if step % 20 == 19:
+                try:
+                    loss.mean().backward()
+                except RuntimeError:
+                    pass
+            optimizer.step()
+    """,
+}
+
+
+def events(done: Probed) -> dict[str, list[tuple[float, ...]]]:
+    """All that the record says of every step, without times."""
+    assert done.code == 0, done.err
+    record = done.record
+    patterns = record.patterns
+    steps = record.steps
+    found: dict[str, list[tuple[float, ...]]] = {
+        "steps": [(s, a, patterns[b]) for s, a, b in zip(steps["step"], steps["a"], steps["b"], strict=True)]
+    }
+    for name, curve in [
+        *((f"loss {site}", record.loss(site)) for site in record.loss_sites()),
+        *(
+            (f"evaluated at {record.losses[loss].location}", record.evaluations(loss))
+            for loss in record.evaluated_losses()
+        ),
+        *((f"lr {id}", record.hyper("lr", id)) for id in record.optimizers),
+    ]:
+        found[name] = [(int(s), float(v)) for s, v in zip(curve.step, curve.value, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_plain_steps_say_the_same_as_watched_ones(tmp_path: Path, name: str) -> None:
+    script = written(tmp_path, "torch.manual_seed(0)\n" + LOOPS[name].replace("\n        ", "\n"))
+    watched = events(probed([str(script)], tmp_path, every=1))
+    seldom = probed([str(script)], tmp_path, every=1_000_000)
+    assert len(seldom.record.watched_steps) <= 2
+    assert events(seldom) == watched
+    assert len(watched["steps"]) >= 200
+
+
+def test_backward_called_at_the_top_of_a_program(tmp_path: Path) -> None:
+    script = written(
+        tmp_path,
+        """
+        w = torch.ones(3, requires_grad=True)
+        optimizer = torch.optim.SGD([w], 0.01)
+        for step in range(150):
+            optimizer.zero_grad()
+            torch.autograd.backward((w * w).sum())
+            optimizer.step()
+        print(w.sum().item())
+        """,
+    )
+    done = probed([str(script)], tmp_path, every=1_000_000)
+    assert done.err == ""
+    assert done.out == plain([str(script)], tmp_path).stdout
+    loss = done.record.loss()
+    assert list(loss.step) == list(range(150))
+    assert np.allclose(loss.value, 3 * 0.98 ** (2 * np.arange(150)))
