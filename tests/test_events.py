@@ -71,6 +71,19 @@ LOOPS = {
             else:
                 optimizer.step(closure)
     """,
+    "a scaler that leaves out a step": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for step in range(250):
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean()
+            scaler.scale(loss).backward()
+            if step in (5, 120):
+                model.weight.grad.fill_(float("inf"))
+            scaler.step(optimizer)
+            scaler.update()
+    """,
     "losses that are not one number, and a backward call that fails": """
         model = nn.Linear(4, 1)
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -100,6 +113,7 @@ def events(done: Probed) -> dict[str, list[tuple[float, ...]]]:
     found: dict[str, list[tuple[float, ...]]] = {
         "steps": [(s, a, patterns[b]) for s, a, b in zip(steps["step"], steps["a"], steps["b"], strict=True)]
     }
+    found["left out"] = [(event["step"], event["count"]) for event in record.events("scaler")]
     for name, curve in [
         *((f"loss {site}", record.loss(site)) for site in record.loss_sites()),
         *(

@@ -263,6 +263,7 @@ class Attachment:
     def _patch_scaler(self) -> None:
         observer, guard = self.observer, self.fence.guard
         scaled, skipped = guard(observer.backwards.scaled), guard(observer.skipped_step)
+        steps_of = guard(observer.steps_of)
 
         def with_scale(original: Any) -> Any:
             def scale(self: Any, outputs: Any) -> Any:
@@ -274,10 +275,9 @@ class Attachment:
 
         def with_step(original: Any) -> Any:
             def _maybe_opt_step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-                held = observer.optimizers.held(optimizer)
-                steps = held.steps
+                steps = steps_of(optimizer)
                 result = original(self, optimizer, *args, **kwargs)
-                if held.steps == steps:
+                if steps_of(optimizer) == steps:
                     skipped(self._scale if isinstance(self._scale, float) else 0.0)
                 return result
 

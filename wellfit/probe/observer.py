@@ -442,6 +442,11 @@ class Observer:
             self.governor.next = self.now.step + 1
             self.now.left = 1
 
+    def steps_of(self, optimizer: Any) -> int:
+        """How many steps of an optimizer were seen."""
+        self.now.settle()
+        return self.optimizers.held(optimizer).steps
+
     def skipped_step(self, scale: float) -> None:
         """GradScaler left the optimizer's step out."""
         self.ledger.count_event("scaler", "scaler", scale=scale)
