@@ -328,21 +328,6 @@ def test_unit_age(name):
 
 
 @everywhere
-@quick
-@given(
-    size=st.integers(0, 2500),
-    places=st.lists(st.integers(0, 2499), max_size=3),
-    bad=st.sampled_from([np.nan, np.inf, -np.inf]),
-    dtype=st.sampled_from(DTYPES),
-)
-def test_first_bad(name, size, places, bad, dtype):
-    x = torch.full((size,), 3e4).to(dtype)
-    places = [place for place in places if place < size]
-    x[places] = bad
-    assert implementation(name).first_bad(x) == min(places, default=-1)
-
-
-@everywhere
 def test_tensors_are_only_read(name):
     subject = implementation(name)
     weight = torch.nn.Parameter(torch.linspace(-1, 1, 999).reshape(27, 37))
@@ -351,7 +336,6 @@ def test_tensors_are_only_read(name):
     subject.summaries([weight, output], [0, 1], [0.0, 0.0], [1.0, 1.0], 300, 1)
     subject.units(output, 1, 5, 1)
     subject.change([weight], [output], subject.take([weight], 100, 1))
-    subject.first_bad(output)
     assert output._version == version and weight._version == 0 and weight.grad is None
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(weight, copy)
 

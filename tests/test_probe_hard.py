@@ -93,6 +93,17 @@ AS_OUTPUT = """
             odd[0](value)
 """
 
+TRAINING = """
+    torch.manual_seed(0)
+    net = nn.Linear(4, 2)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(200):
+        opt.zero_grad()
+        loss = F.cross_entropy(net(torch.ones(3, 4)), torch.arange(3) % 2)
+        loss.backward()
+        opt.step()
+    print(loss.item())
+    """
 PROGRAMS = {
     "losses of all kinds": """
     w = nn.Parameter(torch.ones(3))
@@ -303,16 +314,8 @@ PROGRAMS = {
         raise OSError(errno.ENOSPC, "No space left on device")
 
     writer.os = types.SimpleNamespace(**{**vars(os), "write": full})
-    torch.manual_seed(0)
-    net = nn.Linear(4, 2)
-    opt = torch.optim.SGD(net.parameters(), lr=0.1)
-    for step in range(200):
-        opt.zero_grad()
-        loss = F.cross_entropy(net(torch.ones(3, 4)), torch.arange(3) % 2)
-        loss.backward()
-        opt.step()
-    print(loss.item())
-    """,
+    """
+    + TRAINING,
     "disk full later": """
     import errno, types
     import wellfit.probe.writer as writer
@@ -325,16 +328,8 @@ PROGRAMS = {
         return os.write(descriptor, data)
 
     writer.os = types.SimpleNamespace(**{**vars(os), "write": full})
-    torch.manual_seed(0)
-    net = nn.Linear(4, 2)
-    opt = torch.optim.SGD(net.parameters(), lr=0.1)
-    for step in range(200):
-        opt.zero_grad()
-        loss = F.cross_entropy(net(torch.ones(3, 4)), torch.arange(3) % 2)
-        loss.backward()
-        opt.step()
-    print(loss.item())
-    """,
+    """
+    + TRAINING,
 }
 SCRIPTS = {**{f"odd: {name}": AS_OUTPUT.format(value=value) for name, value in ODD.items()}, **PROGRAMS}
 

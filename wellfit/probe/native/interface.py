@@ -148,9 +148,6 @@ class Statistics(Protocol):
     def unit_age(self, units: int, limit: int) -> UnitAge:
         """A counter for so many units, which are dead once they were silent for `limit` updates in a row."""
 
-    def first_bad(self, tensor: torch.Tensor) -> int:
-        """Index (in memory order) of the first element that is NaN or infinite; -1 if there is none."""
-
 
 def planes(tensor: torch.Tensor, axis: int) -> tuple[int, int, int]:
     """A tensor's shape as (outer, units, inner) around its unit axis.

@@ -15,7 +15,7 @@
 #include <arm_neon.h>
 #endif
 
-#define WF_ABI 2
+#define WF_ABI 3
 #define BLOCK 256  /* a summary of a large tensor looks at runs of this many elements */
 #define RUN 16     /* a snapshot takes runs of this many elements: one cache line of float */
 #define ROWS 128   /* rows that are added up in float before they are carried over to double */
@@ -132,7 +132,6 @@ typedef struct {
     void (*units)(const plane *);
     void (*take)(const sample *, float *);
     void (*change)(const sample *now, const sample *gradient, const float *before, double *out);
-    int64_t (*first_bad)(const void *, int, int64_t);
 } functions;
 
 /* --- the instruction sets ------------------------------------------------------------------------------------- */
@@ -328,4 +327,3 @@ EXPORT int wf_moments(const double *sum, const double *sumsq, int64_t units, dou
 }
 
 /* Index of the first element that is NaN or infinite, -1 if there is none. */
-EXPORT int64_t wf_first_bad(const void *data, int dtype, int64_t n) { return active()->first_bad(data, dtype, n); }

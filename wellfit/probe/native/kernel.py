@@ -14,7 +14,7 @@ from wellfit.errors import WellfitError
 from wellfit.probe.native.interface import Change, Moments, Snapshot, Summary, UnitSums, planes
 from wellfit.probe.native.supported import CODES
 
-ABI = 2
+ABI = 3
 LEVELS = ("scalar", "avx2", "avx512", "neon")
 
 _TENSOR = "QqiiddqQ"  # wf_tensor: data, n, dtype, mode, lo, hi, cap, seed
@@ -30,7 +30,6 @@ _SIGNATURES = {
     "wf_change": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER]),
     "wf_unit_age": (_LONG, [_POINTER, _LONG, _REAL, _POINTER, ctypes.c_int32]),
     "wf_moments": (_INT, [_POINTER, _POINTER, _LONG, _REAL, _POINTER]),
-    "wf_first_bad": (_LONG, [_POINTER, _INT, _LONG]),
     "wf_level": (_INT, []),
     "wf_set_level": (_INT, [_INT]),
 }
@@ -57,7 +56,7 @@ class Kernel:
             function.restype, function.argtypes = result, arguments
         self._summary, self._units = library.wf_summary, library.wf_units
         self._take, self._change = library.wf_take, library.wf_change
-        self._unit_age, self._first_bad = library.wf_unit_age, library.wf_first_bad
+        self._unit_age = library.wf_unit_age
         self._moments = library.wf_moments
         self._level, self._set_level = library.wf_level, library.wf_set_level
         self._spare: list[bytearray] = []
@@ -160,10 +159,6 @@ class Kernel:
     def unit_age(self, units: int, limit: int) -> KernelUnitAge:
         """See `Statistics.unit_age`."""
         return KernelUnitAge(self._unit_age, units, limit)
-
-    def first_bad(self, tensor: torch.Tensor) -> int:
-        """See `Statistics.first_bad`."""
-        return int(self._first_bad(tensor.data_ptr(), CODES[tensor.dtype], tensor.numel()))
 
     def _room(self, size: int) -> bytearray:
         """A buffer of at least so many bytes: fresh pages cost more than filling them does, so old ones are kept."""

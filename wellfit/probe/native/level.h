@@ -130,37 +130,7 @@ TARGET static void L_(change)(const sample *now, const sample *gradient, const f
     out[6] = weight.squares;
 }
 
-/* A number is not finite if all bits of its exponent are set. */
-#define FIRST_BAD(name, type, exponent)                                            \
-    TARGET static int64_t L_(name)(const char *p, int64_t n) {                     \
-        for (int64_t i = 0; i < n; i += 1024) {                                    \
-            int64_t m = n - i < 1024 ? n - i : 1024;                               \
-            type any = 0, x;                                                       \
-            for (int64_t j = 0; j < m; j++) {                                      \
-                memcpy(&x, p + (i + j) * (int64_t)sizeof x, sizeof x);             \
-                any |= (type)((x & (type)(exponent)) == (type)(exponent));         \
-            }                                                                      \
-            if (!any) continue;                                                    \
-            for (int64_t j = 0;; j++) {                                            \
-                memcpy(&x, p + (i + j) * (int64_t)sizeof x, sizeof x);             \
-                if ((x & (type)(exponent)) == (type)(exponent)) return i + j;      \
-            }                                                                      \
-        }                                                                          \
-        return -1;                                                                 \
-    }
-FIRST_BAD(bad_f32, uint32_t, 0x7f800000u)
-FIRST_BAD(bad_f64, uint64_t, 0x7ff0000000000000u)
-FIRST_BAD(bad_bf16, uint16_t, 0x7f80u)
-FIRST_BAD(bad_f16, uint16_t, 0x7c00u)
-#undef FIRST_BAD
-
-TARGET static int64_t L_(first_bad)(const void *data, int dtype, int64_t n) {
-    if (dtype == F32) return L_(bad_f32)(data, n);
-    if (dtype == F64) return L_(bad_f64)(data, n);
-    return dtype == BF16 ? L_(bad_bf16)(data, n) : L_(bad_f16)(data, n);
-}
-
-static const functions L_(table) = {L_(summary), L_(units), L_(take), L_(change), L_(first_bad)};
+static const functions L_(table) = {L_(summary), L_(units), L_(take), L_(change)};
 
 #undef L_
 #undef F_

@@ -116,12 +116,6 @@ class Twin:
         """See `Statistics.unit_age`."""
         return TwinUnitAge(units, limit)
 
-    @torch.no_grad()
-    def first_bad(self, tensor: torch.Tensor) -> int:
-        """See `Statistics.first_bad`."""
-        bad = ~torch.isfinite(_flat(tensor))
-        return int(bad.to(torch.uint8).argmax()) if bad.any() else -1
-
 
 class TwinUnitAge:
     """See `interface.UnitAge`."""
