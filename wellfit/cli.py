@@ -22,6 +22,8 @@ _HELP = """\
 wellfit watches a PyTorch training run and says what is ill, where, and what helps.
 
   wellfit run train.py --lr 3        run a script (or -m module, torchrun ..., any command) under watch
+  wellfit run --override lr=0.01 train.py    the same with something changed, the script left alone
+  wellfit overrides                  all that can be changed
   wellfit rules                      all illnesses it knows
   wellfit rule dead-units            one of them: what, why, cure, thresholds
   wellfit runs                       the runs recorded below this folder
@@ -96,6 +98,33 @@ def rule(words: list[str]) -> int:
     return 0
 
 
+def overrides(words: list[str]) -> int:
+    """`wellfit overrides`: the table of what can be changed of a run."""
+    parser = _Parser("overrides", "List what can be changed of a run without touching its script.")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args(words)
+    from wellfit.overrides.catalogue import known_overrides
+    from wellfit.overrides.page import override_json, overrides_text
+
+    known = known_overrides()
+    _write(_json([override_json(each) for each in known]) if options.format == "json" else overrides_text(known))
+    return 0
+
+
+def override(words: list[str]) -> int:
+    """`wellfit override NAME`: its page."""
+    parser = _Parser("override", "Show the page of an override: what it changes, its parameters, where it fits.")
+    parser.add_argument("name")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args(words)
+    from wellfit.overrides.catalogue import find_override
+    from wellfit.overrides.page import override_json, override_text
+
+    found = find_override(options.name)
+    _write(_json(override_json(found)) if options.format == "json" else override_text(found))
+    return 0
+
+
 def runs(words: list[str]) -> int:
     """`wellfit runs`: what was recorded below this folder."""
     parser = _Parser("runs", "List the runs recorded from a folder.")
@@ -143,6 +172,8 @@ def report(words: list[str]) -> int:
 
 _VERBS: dict[str, Callable[[list[str]], int]] = {
     "diagnose": diagnose,
+    "override": override,
+    "overrides": overrides,
     "report": report,
     "rule": rule,
     "rules": rules,
@@ -183,6 +214,13 @@ def _run_parser() -> _Parser:
     usage = "wellfit run [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]"
     parser = _Parser("run", "Run a command under watch. Options of wellfit stand before the script.", usage=usage)
     _add_judging(parser)
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change the run: `wellfit overrides` lists how",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing on standard error")
     parser.add_argument(
         "--every", type=_positive, metavar="N", default=0, help="watch each N-th step, whatever it costs"
@@ -246,6 +284,7 @@ def _run_options(words: list[str]) -> Options:
         report=not given.no_report,
         notes_shown=given.show_notes,
         all_shown=given.all,
+        overrides=tuple(given.override),
     )
 
 

@@ -51,9 +51,18 @@ class RunFile:
         command: what is run.
         words: what the user typed.
         version: of wellfit.
+        overrides: what is changed of the run, as JSON (see `overrides.catalogue.as_json`).
     """
 
-    def __init__(self, folder: Path, command: Command, words: list[str], cwd: Path, version: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: Command,
+        words: list[str],
+        cwd: Path,
+        version: str,
+        overrides: list[dict[str, Any]],
+    ) -> None:
         self.file = folder / "run.json"
         self._begun = time.monotonic()
         self.fields: dict[str, Any] = {
@@ -71,6 +80,7 @@ class RunFile:
             "python": command.argv[0],
             "wellfit": version,
             "host_pid": os.getpid(),
+            "overrides": overrides,
         }
 
     def write(self) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SHARE = 0.03
 """Of the time that passes, judging may take so much."""
 
+STOPPED = "an override does not fit this script"
+
 THIN_AT, THIN_TO = 0.8, 0.6
 """Shares of the quota: a larger record is thinned until it is smaller than the second."""
 
@@ -157,7 +159,8 @@ class Live:
         if self._options.quiet:
             return
         if nothing:
-            self._voice.say(nothing)
+            if nothing != STOPPED:  # that was said in the program's process
+                self._voice.say(nothing)
             return
         from wellfit.report import summary_text
 
@@ -216,6 +219,8 @@ def _nothing_seen(run: Run | None, folder: Path) -> str:
         lines = []
     if run is not None and _trained(run):
         return ""
+    if any(line.startswith("stopped ") for line in lines):
+        return STOPPED
     failed = next((line for line in lines if line.startswith("failed ")), None)
     if failed is not None:
         return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"

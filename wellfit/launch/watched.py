@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wellfit import __version__
 from wellfit.config import FailOn, Thresholds
@@ -38,6 +38,7 @@ class Options:
         report: write the HTML page.
         notes_shown: tell notes as well as errors.
         all_shown: tell all findings at the end, not only the first five.
+        overrides: what to change of the run, as typed after `--override`.
     """
 
     words: list[str]
@@ -54,6 +55,7 @@ class Options:
     report: bool = True
     notes_shown: bool = False
     all_shown: bool = False
+    overrides: tuple[str, ...] = ()
 
 
 def run_watched(options: Options) -> int:
@@ -70,6 +72,11 @@ def run_watched(options: Options) -> int:
         from wellfit.catalogue import rules
 
         rules(options.select, options.ignore, options.thresholds)  # a wrong name must be told before the run
+    overrides: list[dict[str, Any]] = []
+    if options.overrides:
+        from wellfit.overrides.catalogue import as_json, parse
+
+        overrides = as_json(parse(options.overrides))
     if options.output is not None and not options.output.absolute().parent.is_dir():
         raise WellfitError(f"--output {options.output}: there is no folder {options.output.parent}")
     try:
@@ -79,10 +86,10 @@ def run_watched(options: Options) -> int:
     folder, note = new_run_folder(cwd, command.label)
     if note and not options.quiet:
         Voice().say(note)
-    file = RunFile(folder, command, options.words, cwd, __version__)
+    file = RunFile(folder, command, options.words, cwd, __version__, overrides)
     file.write()
     probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000, "every": options.every}
-    env = environment(folder, probe, os.environ)
+    env = environment(folder, {**probe, "overrides": overrides} if overrides else probe, os.environ)
     with listening() as (signals, wake):
         try:
             child = Child(command.argv, env)

@@ -44,16 +44,19 @@ def arrive(torch: ModuleType, path: list[str], run: str, options_text: str) -> N
 
     Raises:
         Exception: whatever went wrong; the caller says so once and goes on.
+        SystemExit: an override cannot be applied: what would run is not what was asked for.
     """
-    attach, options = _imported(path, options_text)
+    attach, install, options = _imported(path, options_text)
     options["run"] = run
-    attach(torch, options)
+    attachment = attach(torch, options)
+    if install is not None:
+        install(options["overrides"], attachment)
 
 
 def _imported(
     path: list[str], options_text: str
-) -> tuple[Callable[[ModuleType, dict[str, Any]], object], dict[str, Any]]:
-    """`attach` and the parsed options, imported in a clean room."""
+) -> tuple[Callable[[ModuleType, dict[str, Any]], Any], Callable[[Any, Any], object] | None, dict[str, Any]]:
+    """`attach`, `install` where there are overrides, and the parsed options, imported in a clean room."""
     before = dict(sys.modules)
     user_path = sys.path
     shadowed = _shadowed(before)
@@ -66,7 +69,14 @@ def _imported(
         _load_package()
         from wellfit.probe.attach import attach
 
-        return attach, json.loads(options_text)
+        options = json.loads(options_text)
+        if not options.get("overrides"):
+            return attach, None, options
+        from wellfit.overrides.catalogue import known_overrides
+        from wellfit.overrides.points import install
+
+        known_overrides()
+        return attach, install, options
     finally:
         sys.path = user_path
         _put_back(before, shadowed)

@@ -27,10 +27,10 @@ from wellfit.probe.fence import Fence, observed, say
 from wellfit.probe.locate import location, user_place
 from wellfit.probe.losses import FUNCTIONS
 from wellfit.probe.observer import Observer
-from wellfit.probe.tracebacks import UNCOUNTED, hide_our_frames
+from wellfit.probe.patching import Patches
+from wellfit.probe.tracebacks import hide_our_frames
 
 _attached: list[Attachment] = []
-_MISSING = object()
 _MODULE_FILE = torch.nn.modules.module.__file__
 
 
@@ -46,7 +46,7 @@ class Attachment:
         self.fence = Fence()
         self.fence.detach = self.detach
         self.fence.report = self._report
-        self._undo: list[Callable[[], None]] = []
+        self._patches = Patches()
         self._losses: list[tuple[str, Any, Any]] = []  # name, torch's own, ours
         self.observer = Observer(options, self.fence)
         self._install()
@@ -61,8 +61,7 @@ class Attachment:
         self.observer.activations.end()
         self.observer.evaluations.end()
         self.observer.trace.stop()
-        while self._undo:
-            self._undo.pop()()
+        self._patches.undo_all()
 
     def flush(self) -> None:
         """Write what is waiting, so that it can be read now."""
@@ -75,26 +74,6 @@ class Attachment:
         self.detach()
         if self in _attached:
             _attached.remove(self)
-
-    def _patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> Any:
-        """Put `make(original)` in the place of `holder.name`; returns it."""
-        original = getattr(holder, name)
-        own = vars(holder).get(name, _MISSING)
-        wrapper = make(original)
-        # A warning that torch raises for its caller must name the user's line as ever, so our frame must not count.
-        wrapper.__code__ = wrapper.__code__.replace(co_filename=UNCOUNTED)
-        functools.update_wrapper(wrapper, original)
-        setattr(holder, name, wrapper)
-
-        def undo() -> None:
-            if vars(holder).get(name) is wrapper:  # someone else may have patched over ours: leave theirs
-                if own is _MISSING:
-                    delattr(holder, name)
-                else:
-                    setattr(holder, name, own)
-
-        self._undo.append(undo)
-        return wrapper
 
     def _install(self) -> None:
         self._patch_steps()
@@ -112,13 +91,13 @@ class Attachment:
 
             return compile
 
-        self._patch(torch, "compile", with_compile)
+        self._patches.patch(torch, "compile", with_compile)
 
     def _patch_steps(self) -> None:
         """The events of every step."""
         before, after = step_events(self.observer, self.fence)
         self._before_step = register_optimizer_step_pre_hook(before)
-        self._undo += [lambda: self._before_step.remove(), register_optimizer_step_post_hook(after).remove]
+        self._patches.undo += [lambda: self._before_step.remove(), register_optimizer_step_post_hook(after).remove]
 
         def on_plain(plain: bool) -> None:
             self._before_step.remove()
@@ -127,10 +106,10 @@ class Attachment:
             self._show_losses(not plain)
 
         self.observer.on_plain = on_plain
-        self._patch(torch.autograd, "backward", backward_event(self.observer, self.fence))
+        self._patches.patch(torch.autograd, "backward", backward_event(self.observer, self.fence))
         with_zero = zero_event(self.observer, self.fence)
-        self._patch(torch.optim.Optimizer, "zero_grad", with_zero)
-        self._patch(torch.nn.Module, "zero_grad", with_zero)
+        self._patches.patch(torch.optim.Optimizer, "zero_grad", with_zero)
+        self._patches.patch(torch.nn.Module, "zero_grad", with_zero)
 
     def _patch_births(self) -> None:
         """Constructors: where the user made a module, an optimizer, a scheduler, a loader."""
@@ -163,7 +142,7 @@ class Attachment:
 
             return __iter__
 
-        self._patch(DataLoader, "__iter__", with_iter)
+        self._patches.patch(DataLoader, "__iter__", with_iter)
 
         def loader(made: Any) -> None:
             sampler = type(getattr(made, "sampler", None)).__name__
@@ -174,12 +153,12 @@ class Attachment:
             )  # fmt: skip
             loaders[made] = number
 
-        self._patch(
+        self._patches.patch(
             torch.nn.Module, "__init__", after_init(lambda made: observer.layers.born(made))
         )  # a fork changes `layers`
-        self._patch(torch.optim.Optimizer, "__init__", after_init(observer.optimizers.born))
-        self._patch(lr_scheduler.LRScheduler, "__init__", after_init(scheduler))
-        self._patch(DataLoader, "__init__", after_init(loader))
+        self._patches.patch(torch.optim.Optimizer, "__init__", after_init(observer.optimizers.born))
+        self._patches.patch(lr_scheduler.LRScheduler, "__init__", after_init(scheduler))
+        self._patches.patch(DataLoader, "__init__", after_init(loader))
 
     def _patch_modes(self) -> None:
         """train(), eval(), no_grad and its kin: where training pauses."""
@@ -214,11 +193,11 @@ class Attachment:
 
             return __enter__
 
-        self._patch(torch.nn.Module, "eval", with_eval)
-        self._patch(torch.nn.Module, "train", with_train)
-        self._patch(torch.no_grad, "__enter__", with_enter)
-        self._patch(torch.inference_mode, "__enter__", with_enter)
-        self._patch(torch.set_grad_enabled, "__enter__", with_enter)
+        self._patches.patch(torch.nn.Module, "eval", with_eval)
+        self._patches.patch(torch.nn.Module, "train", with_train)
+        self._patches.patch(torch.no_grad, "__enter__", with_enter)
+        self._patches.patch(torch.inference_mode, "__enter__", with_enter)
+        self._patches.patch(torch.set_grad_enabled, "__enter__", with_enter)
 
     def _patch_losses(self) -> None:
         observer, called = self.observer, self.fence.guard(self.observer.loss_called)
@@ -247,7 +226,7 @@ class Attachment:
 
             return make
 
-        self._losses = [(name, getattr(F, name), self._patch(F, name, with_loss(name))) for name in FUNCTIONS]
+        self._losses = [(name, getattr(F, name), self._patches.patch(F, name, with_loss(name))) for name in FUNCTIONS]
 
     def _show_losses(self, shown: bool) -> None:
         """Plain steps need no look at the loss functions: until training pauses, torch's own are in their places."""
@@ -290,9 +269,9 @@ class Attachment:
 
             return __enter__
 
-        self._patch(torch.autograd.graph.saved_tensors_hooks, "__enter__", with_hooks)
-        self._patch(torch.amp.GradScaler, "scale", with_scale)
-        self._patch(torch.amp.GradScaler, "_maybe_opt_step", with_step)
+        self._patches.patch(torch.autograd.graph.saved_tensors_hooks, "__enter__", with_hooks)
+        self._patches.patch(torch.amp.GradScaler, "scale", with_scale)
+        self._patches.patch(torch.amp.GradScaler, "_maybe_opt_step", with_step)
 
 
 def attach(torch_module: Any, options: dict[str, Any]) -> Attachment:

@@ -124,6 +124,13 @@ class Optimizers:
             known = self.layers.parameter(parameter)
             held.names.append(known[0] if known else f"optimizer{held.id}.{index}")
 
+    def look_again(self) -> None:
+        """Parameters of optimizers may have been replaced by others, as many as before."""
+        self.layers.rename_parameters()
+        for held in self.known.values():
+            held.size = -1
+            held.watches = []
+
     def follow(self, held: Held, optimizer: Any) -> None:
         """Write the settings that changed."""
         held.lr = optimizer.param_groups[0].get("lr") if optimizer.param_groups else None

@@ -6,7 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from wellfit.record.declared import BackwardSite, Hyper, Layer, Loader, Loss, Optimizer, Parameter, Scheduler
+from wellfit.record.declared import (
+    BackwardSite,
+    Hyper,
+    Layer,
+    Loader,
+    Loss,
+    Optimizer,
+    Overridden,
+    Parameter,
+    Scheduler,
+)
 from wellfit.record.events import complete_cost, complete_event, complete_unseen
 from wellfit.record.fields import Fields, Malformed
 from wellfit.record.graph import Graph
@@ -30,6 +40,7 @@ class Declarations:
         self.loaders: dict[int, Loader] = {}
         self.losses: dict[int, Loss] = {}
         self.backward_sites: dict[int, BackwardSite] = {}
+        self.overrides: dict[int, Overridden] = {}
         self.patterns: dict[int, tuple[str, ...]] = {}
         self.graphs: list[Graph] = []
         self.events: list[dict[str, Any]] = []
@@ -47,6 +58,7 @@ class Declarations:
             "loader": self._take_loader,
             "loss": self._take_loss,
             "backward": self._take_backward,
+            "override": self._take_override,
             "pattern": self._take_pattern,
             "graph": lambda fields: self.graphs.append(Graph.parse(fields)),
             "event": lambda fields: self.events.append(complete_event(fields.object)),
@@ -128,6 +140,10 @@ class Declarations:
     def _take_backward(self, fields: Fields) -> None:
         site = BackwardSite.parse(fields)
         self.backward_sites[site.id] = site
+
+    def _take_override(self, fields: Fields) -> None:
+        override = Overridden.parse(fields)
+        self.overrides[override.id] = override
 
     def _take_pattern(self, fields: Fields) -> None:
         fields.need("id")

@@ -16,6 +16,7 @@ __all__ = [
     "Loader",
     "Loss",
     "Optimizer",
+    "Overridden",
     "Parameter",
     "Scheduler",
 ]
@@ -221,6 +222,39 @@ class Loss:
             reduction=fields.text("reduction"),
             attributes=fields.table("attributes"),
             training=fields.flag("training"),
+        )
+
+
+@dataclass(frozen=True)
+class Overridden:
+    """An override under which the run was made.
+
+    Attributes:
+        text: as it would be typed after `--override`.
+        changed: what it changed, one phrase each.
+        left_out: what it could not change, and why.
+    """
+
+    id: int
+    name: str = ""
+    text: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    safe: bool = False
+    changed: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Overridden:
+        fields.need("id")
+        pairs = [pair for pair in fields.items("left_out") if isinstance(pair, list) and len(pair) == 2]
+        return cls(
+            id=fields.whole("id"),
+            name=fields.text("name"),
+            text=fields.text("text"),
+            parameters=fields.table("parameters"),
+            safe=fields.flag("safe"),
+            changed=fields.texts("changed"),
+            left_out=tuple((str(what), str(why)) for what, why in pairs),
         )
 
 

@@ -12,7 +12,7 @@ from wellfit.probe import frames
 from wellfit.record.columns import Columns
 from wellfit.record.curves import Curve, Series, Steps, mean_by_step
 from wellfit.record.declarations import Declarations
-from wellfit.record.declared import BackwardSite, Layer, Loader, Loss, Optimizer, Parameter, Scheduler
+from wellfit.record.declared import BackwardSite, Layer, Loader, Loss, Optimizer, Overridden, Parameter, Scheduler
 from wellfit.record.graph import Graph
 from wellfit.record.rows import Rows, RowTable
 from wellfit.record.segment import Segment
@@ -96,6 +96,11 @@ class Record:
     @property
     def losses(self) -> dict[int, Loss]:
         return self._declared.losses
+
+    @property
+    def overrides(self) -> dict[int, Overridden]:
+        """What was changed of the run without touching its script; empty for a plain run."""
+        return self._declared.overrides
 
     @property
     def backward_sites(self) -> dict[int, BackwardSite]:

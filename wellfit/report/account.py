@@ -13,7 +13,11 @@ from wellfit.report.source import shown_path
 
 if TYPE_CHECKING:
     from wellfit.record import Run
+    from wellfit.record.declared import Overridden
 
+
+OVERRIDDEN_SHOWN = 3
+"""Changes of one override that its line names."""
 
 LONG = 30.0
 """Seconds from which a share of the time says something: a short run is mostly the probe's start."""
@@ -34,6 +38,7 @@ class Account:
         seconds: how long the first process was watched; None if unknown.
         cost_seconds: how much of it the probe took; None if unknown.
         switched_off: why the probe switched itself off, or None.
+        overrides: a line for each override under which the run was made.
     """
 
     run_id: str
@@ -46,6 +51,7 @@ class Account:
     seconds: float | None
     cost_seconds: float | None
     switched_off: str | None
+    overrides: tuple[str, ...] = ()
 
     @property
     def cost_share(self) -> float | None:
@@ -92,6 +98,7 @@ def account_of(run: Run) -> Account:
         seconds=seconds,
         cost_seconds=cost_seconds,
         switched_off=_switched_off(run),
+        overrides=tuple(_overridden(entry) for entry in record.overrides.values()) if record else (),
     )
 
 
@@ -104,6 +111,15 @@ def command_of(meta: dict[str, Any]) -> str:
 def _seconds(value: Any) -> float | None:
     """A duration in seconds, or None if it is no finite number above 0 (a record without an account has zeros)."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) and value > 0 else None
+
+
+def _overridden(override: Overridden) -> str:
+    """`override lr=0.01: SGD at train.py:12: lr 0.1 -> 0.01`, and what was left out."""
+    parts = list(override.changed[:OVERRIDDEN_SHOWN])
+    if len(override.changed) > OVERRIDDEN_SHOWN:
+        parts.append(f"and {len(override.changed) - OVERRIDDEN_SHOWN} more")
+    parts += [f"left out {what}: {why}" for what, why in override.left_out[:OVERRIDDEN_SHOWN]]
+    return printable(f"override {override.text}: {'; '.join(parts)}", 400)
 
 
 def _switched_off(run: Run) -> str | None:

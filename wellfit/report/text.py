@@ -90,6 +90,7 @@ def summary_text(findings: Sequence[Finding], run: Run, color: bool, notes_shown
         lines.append(_paint("dim", f"  and {len(told) - SHOWN_FINDINGS} more, in the report", color))
     if account.switched_off:
         lines.append(f"  {_paint('yellow', 'the probe switched itself off', color)}: {account.switched_off}")
+    lines += [_paint("dim", f"  {line}", color) for line in account.overrides]
     lines.append(_paint("dim", f"  {account.watching}", color))
     lines.append(_paint("dim", f"  {account.where}", color))
     return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""Another learning rate."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.optimizer._rates import StepRates, base_rate
+from wellfit.overrides.override import Override
+from wellfit.overrides.parameters import number
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from wellfit.overrides.program import Program
+
+
+@dataclass(kw_only=True, eq=False)
+class LearningRate(Override):
+    """Another learning rate.
+
+    What it changes: at each step the learning rate of every parameter group is multiplied by one factor, and put back
+    after the step. With a value the factor is value / base, where base is the largest rate among the optimizer's groups
+    as the script meant it (`max_lr` of a cycle, the base of a schedule, else the rate it was made with). So a schedule
+    keeps its shape and groups keep their ratios. With `scale` the factor is given.
+
+    When it helps: where wellfit finds lr-high, lr-low, diverged or an update ratio far from 1e-3.
+
+    Safety: safe; the program means the same.
+
+    Where it does not apply: to loops that change weights without an optimizer, and to optimizers whose rate is 0.
+
+    References: Goodfellow, Bengio, Courville, Deep Learning (2016), chapter 11.4.1: "the learning rate is perhaps the
+    most important hyperparameter".
+    """
+
+    name = "lr"
+    summary = "set or scale the learning rate; schedules keep their shape"
+    example = "lr=0.01"
+    safe = True
+    misfit = "the script steps no optimizer"
+    rank = 50
+
+    value: float | None = number("learning rate, per step", above=0, default=None)
+    scale: float | None = number("factor on the script's own rate", above=0, default=None)
+
+    _rates: StepRates = field(default_factory=StepRates, init=False)
+    _factors: weakref.WeakKeyDictionary[Any, float] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+
+    def check(self) -> None:
+        """See `Override`."""
+        if (self.value is None) == (self.scale is None):
+            raise WellfitError(
+                "lr needs a value or a scale, and not both: --override lr=0.01 or --override lr=scale:0.1"
+            )
+
+    def first_step(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        base = base_rate(optimizer)
+        if base == 0:
+            self.left_out(program.name(optimizer), "its learning rate is 0")
+            return
+        factor = self.scale if self.scale is not None else (self.value or 0.0) / base
+        self._factors[optimizer] = factor
+        self.changed(f"{program.name(optimizer)}: lr {base:g} -> {base * factor:g}")
+
+    def before_step(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        self._rates.multiply(optimizer, self._factors.get(optimizer, 1.0))
+
+    def after_step(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        self._rates.restore(optimizer)

@@ -1,0 +1,165 @@
+"""What an override can be given: typed fields with a range and a meaning, checked before anything is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wellfit.errors import WellfitError
+from wellfit.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from wellfit.overrides.override import Override
+
+_KEY = "wellfit"
+_SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What one field of an override may hold.
+
+    Args:
+        kind: "number", "whole", "choice", "switch" or "text".
+        meaning: a phrase with the unit.
+        low, high: the range of a number, both inclusive, but that `low` itself is out where `open` is set.
+        choices: the words of a "choice".
+    """
+
+    kind: str
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """The values that may be given, in words."""
+        if self.kind == "choice":
+            return ", ".join(self.choices)
+        if self.kind == "switch":
+            return "on or off"
+        if self.kind == "text":
+            return "a text"
+        name = "a whole number" if self.kind == "whole" else "a number"
+        low = "" if self.low == -math.inf else f" above {self.low:g}" if self.open else f" from {self.low:g}"
+        high = "" if self.high == math.inf else f" to {self.high:g}"
+        return name + low + high
+
+    def value(self, given: Any, where: str) -> Any:
+        """The value that was meant.
+
+        Args:
+            given: a text of the command line, or a value of JSON.
+            where: names the parameter in an error.
+
+        Raises:
+            WellfitError: it is of the wrong kind or out of range.
+        """
+        if self.kind == "text":
+            return str(given)
+        if self.kind == "choice":
+            word = str(given).lower()
+            if word not in self.choices:
+                raise WellfitError(
+                    f'{where} is one of {self.range}, not "{given}"{did_you_mean(str(given), self.choices)}'
+                )
+            return word
+        if self.kind == "switch":
+            if isinstance(given, bool):
+                return given
+            if str(given).lower() not in _SWITCH:
+                raise WellfitError(f'{where} is on or off, not "{given}"')
+            return _SWITCH[str(given).lower()]
+        return self._number(given, where)
+
+    def _number(self, given: Any, where: str) -> int | float:
+        try:
+            number = math.nan if isinstance(given, bool) else float(given)
+        except (TypeError, ValueError):
+            number = math.nan
+        outside = not self.low <= number <= self.high or (self.open and number == self.low)
+        if not math.isfinite(number) or outside or (self.kind == "whole" and number != int(number)):
+            raise WellfitError(f'{where} is {self.range}, not "{given}"')
+        return int(number) if self.kind == "whole" else number
+
+
+def number(
+    meaning: str, *, above: float | None = None, low: float = -math.inf, high: float = math.inf, default: Any = ...
+) -> Any:
+    """A real number: above `above`, or from `low`, to `high`. Without a default it must be given."""
+    least, is_open = (low, False) if above is None else (above, True)
+    return _field(Parameter("number", meaning, least, high, is_open), default)
+
+
+def whole(meaning: str, *, low: float = 1, high: float = math.inf, default: Any = ...) -> Any:
+    """A whole number from `low` to `high`."""
+    return _field(Parameter("whole", meaning, low, high), default)
+
+
+def choice(meaning: str, choices: Sequence[str], *, default: Any = ...) -> Any:
+    """One of some words (in lower case)."""
+    return _field(Parameter("choice", meaning, choices=tuple(choices)), default)
+
+
+def switch(meaning: str, *, default: Any = ...) -> Any:
+    """On or off."""
+    return _field(Parameter("switch", meaning), default)
+
+
+def text(meaning: str, *, default: Any = ...) -> Any:
+    """Any text without commas and colons."""
+    return _field(Parameter("text", meaning), default)
+
+
+def _field(parameter: Parameter, default: Any) -> Any:
+    metadata = {_KEY: parameter}
+    if default is ...:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parameters_of(override: type[Override]) -> dict[str, Parameter]:
+    """The parameters of an override by name, the one that needs no name first."""
+    fields = dataclasses.fields(override)
+    return {field.name: field.metadata[_KEY] for field in fields if _KEY in field.metadata}
+
+
+def default_of(override: type[Override], name: str) -> Any:
+    """A parameter's value where none is given; `...` if it must be given."""
+    field = next(field for field in dataclasses.fields(override) if field.name == name)
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def made(override: type[Override], given: Mapping[str, Any]) -> Override:
+    """An instance with these values.
+
+    Raises:
+        WellfitError: a parameter is unknown, missing, out of range, or two contradict each other.
+    """
+    known = parameters_of(override)
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            offered = f"it has {', '.join(known)}" if known else "it has none"
+            raise WellfitError(f'{override.name} has no parameter "{key}"{did_you_mean(name, known)}; {offered}')
+        values[name] = known[name].value(value, _where(override, name))
+    for name, parameter in known.items():
+        if name not in values and default_of(override, name) is ...:
+            raise WellfitError(
+                f"{override.name} needs {_where(override, name)}: {parameter.meaning}, {parameter.range}, "
+                f"as in --override {override.example}"
+            )
+    instance = override(**values)
+    instance.check()
+    return instance
+
+
+def _where(override: type[Override], name: str) -> str:
+    first = next(iter(parameters_of(override)))
+    return override.name if name == first else f"{name} of {override.name}"

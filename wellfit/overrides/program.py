@@ -1,0 +1,214 @@
+"""The user's program as overrides see it: which act at a point, what they changed, what if one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.calls import ForwardCall
+from wellfit.overrides.catalogue import as_text, values_of
+from wellfit.overrides.following import follow_parameters
+from wellfit.overrides.override import POINTS, Override, points_of
+from wellfit.overrides.places import here_text
+from wellfit.probe.attach import Attachment
+from wellfit.probe.fence import say
+from wellfit.probe.patching import Patches
+
+
+class Program:
+    """One process's program under overrides.
+
+    Args:
+        overrides: in the order in which they act.
+        attachment: the probe of this process, which records what was changed.
+
+    Attributes:
+        steps: optimizer steps that began, by optimizer; those left out do not count.
+        optimizers: those that were made and are still there.
+    """
+
+    def __init__(self, overrides: list[Override], attachment: Attachment) -> None:
+        self.overrides = overrides
+        self.patches = Patches()
+        self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._attachment = attachment
+        self._places: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._made: list[weakref.ref[Any]] = []
+        self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._begun = False  # a step of an optimizer began: from here on nothing stops the run
+        self._process = os.getpid()
+        self._at: dict[str, list[Override]] = {
+            point: [override for override in overrides if point in points_of(override)] for point in POINTS
+        }
+
+    # For overrides --------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimizer that has made most of them; 0 before the first has ended."""
+        return max(self.steps.values(), default=0)
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """See the class."""
+        return [made for reference in self._made if (made := reference()) is not None]
+
+    def name(self, optimizer: Any) -> str:
+        """ "SGD at train.py:12", for `Override.changed`."""
+        return type(optimizer).__name__ + self._places.get(optimizer, "")
+
+    def patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Put `make(original)` in the place of `holder.name`: for what there is no point for."""
+        self.patches.patch(holder, name, make)
+
+    @contextlib.contextmanager
+    def randomness(self) -> Iterator[None]:
+        """Random numbers that hang on the script's seed alone; the script's own stream stays where it was."""
+        before = torch.get_rng_state()
+        # Not torch.manual_seed: another override may have changed what that does.
+        torch.default_generator.manual_seed(torch.initial_seed())
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What runs in here is ours, not the script's: the probe does not look."""
+        fence, trace = self._attachment.fence, self._attachment.observer.trace
+        off, fence.off = fence.off, True
+        traced = trace.pause()
+        try:
+            yield
+        finally:
+            fence.off = off
+            if traced:
+                trace.start()
+
+    # For the patches (`points`) -------------------------------------------------------------------------------------
+
+    def wants(self, *points: str) -> bool:
+        """Whether an override acts at one of these points."""
+        return any(self._at[point] for point in points)
+
+    def call(self, point: str, *args: Any) -> None:
+        """Let the overrides act at a point."""
+        for override in list(self._at[point]):
+            self._ask(override, point, *args)
+
+    def asked(self, point: str, *args: Any) -> bool:
+        """Whether an override answers True at a point; the rest is not asked then."""
+        return any(self._ask(override, point, *args) for override in list(self._at[point]))
+
+    def first_answer(self, point: str, *args: Any) -> Any:
+        """The first answer that is not None; None if there is none."""
+        answers = (self._ask(override, point, *args) for override in list(self._at[point]))
+        return next((answer for answer in answers if answer is not None), None)
+
+    def through(self, point: str, args: tuple[Any, ...], value: Any) -> Any:
+        """A value handed from one override to the next; an override that fails hands on what it got."""
+        for override in list(self._at[point]):
+            answer = self._ask(override, point, *args, value)
+            value = value if answer is None else answer
+        return value
+
+    def made_optimizer(self, optimizer: Any) -> None:
+        """An optimizer's constructor has run."""
+        self._made = [reference for reference in self._made if reference() is not None]
+        self._made.append(weakref.ref(optimizer))
+        self.steps[optimizer] = 0
+        self._places[optimizer] = here_text()
+        self.call("made_optimizer", optimizer)
+
+    def forward(self, root: nn.Module, call: ForwardCall) -> None:
+        """A module that no other module calls is about to be called."""
+        if root not in self._roots:
+            self._roots.add(root)
+            for override in list(self._at["model"]):
+                before = list(root.named_parameters())
+                self._ask(override, "model", root, call)
+                if follow_parameters(root, before, self.optimizers):
+                    self._attachment.fence.guard(self._attachment.observer.optimizers.look_again)()
+        self.call("before_forward", root, call)
+
+    def begin_step(self, optimizer: Any) -> None:
+        """A step of an optimizer is about to be made: the last moment to stop the run."""
+        if not self.steps.get(optimizer):
+            self.call("first_step", optimizer)
+        self._begin()
+        self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
+
+    def backward(self, loss: Any) -> None:
+        """A backward pass is about to begin. Where there is no optimizer yet, weights are changed by hand after it."""
+        if not self._begun and not self._made:
+            self._begin()
+        self.call("before_backward", loss)
+
+    def ended(self) -> None:
+        """The program ends."""
+        if os.getpid() != self._process:
+            return
+        self.call("end")
+        self._declare()
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Weights are about to be changed for the first time: every override must have found something by now."""
+        if not self._begun:
+            for override in self.overrides:
+                if not override.changes:
+                    reasons = "; ".join(f"{what}: {why}" for what, why in override.omissions[:3])
+                    self._stop(
+                        override, f"found nothing to change: {override.misfit}" + f" ({reasons})" * bool(reasons)
+                    )
+            self._begun = True
+            self._declare()
+
+    def _ask(self, override: Override, point: str, *args: Any) -> Any:
+        try:
+            return getattr(override, point)(self, *args)
+        except WellfitError as error:
+            self._stop(override, f"cannot be applied: {error}")
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self._stop(override, f"failed at {point} ({said})")
+        return None
+
+    def _stop(self, override: Override, why: str) -> None:
+        """End the run before its first step; later, go on without this override."""
+        sentence = f"--override {as_text(override)} {why}"
+        if self._begun or os.getpid() != self._process:
+            for acting in self._at.values():
+                acting[:] = [other for other in acting if other is not override]
+            override.left_out(f"from step {self.step} on", why)
+            say(f"{sentence}; the script goes on without it")
+            return
+        self._note(sentence)
+        say(f"{sentence}; nothing was trained")
+        raise SystemExit(2)
+
+    def _note(self, sentence: str) -> None:
+        """Leave a line for the parent, which must know why there was no training."""
+        with (
+            contextlib.suppress(OSError),
+            open(os.path.join(str(self._attachment.options["run"]), "torch.txt"), "a", encoding="utf-8") as file,
+        ):
+            file.write(f"stopped {sentence}\n")
+
+    def _declare(self) -> None:
+        for number, override in enumerate(self.overrides):
+            entry = {
+                "type": "override", "id": number, "name": override.name, "text": as_text(override),
+                "parameters": values_of(override),
+                "safe": override.safe, "changed": override.changes,
+                "left_out": [list(pair) for pair in override.omissions],
+            }  # fmt: skip
+            self._attachment.fence.guard(self._attachment.observer.writer.declare)(entry)
