@@ -136,7 +136,8 @@ class Override:
 
 POINTS = (
     "begin", "replace_optimizer", "made_optimizer", "first_step", "loader", "batches", "model", "before_forward",
-    "after_forward", "loss", "before_backward", "skip_zero_grad", "skip_step", "gradients", "before_step", "after_step", "end",
+    "after_forward", "loss", "before_backward", "skip_zero_grad", "skip_step", "gradients", "before_step",
+    "after_step", "end",
 )  # fmt: skip
 
 
