@@ -39,6 +39,7 @@ def to_json(findings: Sequence[Finding], run: Run) -> dict[str, Any]:
         "processes": account.processes,
         "exit_code": account.exit_code,
         "switched_off": account.switched_off,
+        "overrides": list(account.overrides),
         "cost": {"seconds": account.seconds, "probe_seconds": account.cost_seconds, "share": account.cost_share},
     }
     whole = {"version": VERSION, "run": about, "findings": [finding_json(finding) for finding in findings]}

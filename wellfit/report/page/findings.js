@@ -28,6 +28,7 @@ wellfit.findings = (() => {
       node('p', { class: 'brand' }, node('b', {}, 'wellfit'), node('span', {}, run.id)),
       node('h1', { class: tone }, word, rest ? node('small', {}, ` ${rest}`) : null),
       run.command ? node('p', { class: 'command' }, node('code', {}, run.command)) : null,
+      ...run.overrides.map((line) => node('p', { class: 'command' }, line)),
       run.switched_off ? node('p', { class: 'warning' }, `The probe switched itself off: ${run.switched_off}`) : null,
       node('dl', { class: 'figures' }, ...[
         figure('steps', whole(run.steps)),
