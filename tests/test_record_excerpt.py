@@ -12,6 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.probe.writer import Writer
 from wellfit.record import open_run
 from wellfit.record.excerpt import excerpt
+from wellfit.record.writing import write_json
 
 
 @pytest.mark.parametrize("last", [0, 4, 17, 58, 59, 1000])
@@ -42,3 +43,12 @@ def test_it_overwrites_nothing(tmp_path: Path) -> None:
     write_run(tmp_path / "whole", steps=3)
     with pytest.raises(WellfitError, match="exists already"):
         excerpt(tmp_path / "whole", 1, tmp_path / "whole")
+
+
+def test_it_still_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    write_run(tmp_path / "whole", steps=30)
+    write_json(tmp_path / "whole" / "run.json", {"version": 1, "status": "ended", "ended": 2.0, "exit_code": 0})
+    excerpt(tmp_path / "whole", 10, tmp_path / "part")
+    assert open_run(tmp_path / "whole").records[0].finished
+    assert not open_run(tmp_path / "part").records[0].finished

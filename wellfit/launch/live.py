@@ -217,10 +217,10 @@ def _nothing_seen(run: Run | None, folder: Path) -> str:
         note.unlink()
     except OSError:
         lines = []
-    if run is not None and _trained(run):
-        return ""
     if any(line.startswith("stopped ") for line in lines):
         return STOPPED
+    if run is not None and _trained(run):
+        return ""
     failed = next((line for line in lines if line.startswith("failed ")), None)
     if failed is not None:
         return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"

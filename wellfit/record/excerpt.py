@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from pathlib import Path
 
 from wellfit.errors import WellfitError
 from wellfit.probe import frames
 from wellfit.record.segment import Scanner
+from wellfit.record.writing import write_json
 
 
 def excerpt(run_folder: str | os.PathLike[str], step: int, target: str | os.PathLike[str]) -> None:
-    """Copy what was recorded of a run up to a step.
+    """Copy what was recorded of a run up to a step; the copy says that the run still goes on.
 
     Statistics, rows and events of later steps are left out. Declarations carry no step and are all kept: of a layer the
     copy may know its place in the order of calls earlier than the run itself did.
@@ -32,11 +33,13 @@ def excerpt(run_folder: str | os.PathLike[str], step: int, target: str | os.Path
         raise WellfitError(f"{target} exists already: give a folder that does not") from None
     try:
         if (source / "run.json").exists():
-            shutil.copyfile(source / "run.json", target / "run.json")
+            about = json.loads((source / "run.json").read_text(encoding="utf-8"))
+            about |= {"status": "running", "ended": None, "seconds": None, "exit_code": None, "signal": None}
+            write_json(target / "run.json", about)
         for path in source.glob("*.wfr"):
             (target / path.name).write_bytes(_until(path, step))
-    except OSError as error:
-        raise WellfitError(f"{source} could not be copied: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise WellfitError(f"{source} could not be copied: {error}") from None
 
 
 def _until(path: Path, step: int) -> bytes:

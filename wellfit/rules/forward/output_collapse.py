@@ -117,9 +117,15 @@ class OutputCollapse(Rule):
                     "loss_end": how.end,
                     "chance": how.chance,
                 },
-                sure=record.finished or record.step_count > 5 * self.warm_up,
+                sure=record.finished or (record.step_count > 5 * self.warm_up and self._within(record, layer)),
             )
             return
+
+    def _within(self, record: Record, layer: Layer | None) -> bool:
+        """Whether a layer before the last is constant too. Where only the head's answer is, the features still differ
+        from sample to sample, and a run on its first plateau (long sequences) may well find out what they mean."""
+        last = max((other.order for other in record.layers.values() if other.parameters), default=-1)
+        return layer is not None and layer.order < last
 
     def _limit(self, record: Record, loss: Loss) -> float:
         """Variation below which the output counts as constant; 0 where it may well be."""

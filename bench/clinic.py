@@ -1,0 +1,168 @@
+"""The clinic: healthy programs of every family, and the same made ill in known ways, under `wellfit run`.
+
+    python bench/clinic.py --quick                  # a part of it, some minutes
+    python bench/clinic.py                          # all of it
+    python bench/clinic.py --patients mlp,vgg --faults zero-init
+
+Every patient runs healthy on three seeds, then under each fault that makes sense for it. A fault counts where it really
+hurts the program's own metric. Printed: how many faults were found, and under the right name; how soon; and how many
+healthy runs were called ill. What was run is kept in a folder (`--state`), so that an interrupted round goes on where
+it stopped; a change of wellfit's source, of a script or of a fault begins its runs anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ward.faults import FAULTS, Fault
+from ward.matrix import Matrix
+from ward.patients import PATIENTS, Patient
+from ward.report import about, document, page, text
+from ward.visit import ROOT, Visit, visit
+from wellfit.errors import WellfitError
+from wellfit.nearest import did_you_mean
+
+SEEDS = 3
+QUICK_SEEDS = 1
+
+
+class Appointment(NamedTuple):
+    """One run to be made: a patient, a seed, and a fault or None."""
+
+    patient: Patient
+    seed: int
+    fault: Fault | None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What is changed of the script."""
+        return (f"seed={self.seed}", *(self.fault.overrides if self.fault else ()))
+
+    @property
+    def key(self) -> str:
+        """Name and digest: the same for the same sources."""
+        source = hashlib.sha256(_wellfit() + self.patient.path.read_bytes())
+        source.update(repr((self.overrides, self.patient.arguments, self.fault and sorted(self.fault.rules))).encode())
+        what = self.fault.name if self.fault else "healthy"
+        return f"{self.patient.name}.{what}.{self.seed}.{source.hexdigest()[:16]}"
+
+
+@cache
+def _wellfit() -> bytes:
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "wellfit").rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.digest()
+
+
+def appointments(options: argparse.Namespace) -> list[Appointment]:
+    """All runs of this round, healthy ones first."""
+    patients = _chosen(options.patients, PATIENTS, "patient")
+    faults = _chosen(options.faults, FAULTS, "fault")
+    if options.quick:
+        patients = [patient for patient in patients if patient.quick]
+        faults = [fault for fault in faults if fault.quick]
+    healthy = [Appointment(patient, seed, None) for patient in patients for seed in range(options.seeds)]
+    ill = [Appointment(patient, 0, fault) for patient in patients for fault in faults if fault.suits(patient)]
+    return healthy + ill
+
+
+def _chosen(names: str | None, known: tuple, what: str) -> list:  # type: ignore[type-arg]
+    if names is None:
+        return list(known)
+    by_name = {each.name: each for each in known}
+    for name in names.split(","):
+        if name not in by_name:
+            raise WellfitError(f'there is no {what} "{name}"{did_you_mean(name, by_name)}; {", ".join(by_name)}')
+    return [by_name[name] for name in names.split(",")]
+
+
+def visits(wanted: list[Appointment], state: Path, jobs: int) -> Iterator[tuple[Appointment, Visit]]:
+    """Make the runs that were not made yet; all of them come, in any order."""
+    state.mkdir(parents=True, exist_ok=True)
+
+    def made(appointment: Appointment) -> Visit:
+        file = state / f"{appointment.key}.json"
+        if file.exists():
+            return Visit(**json.loads(file.read_text()))
+        asked = appointment.fault.rules if appointment.fault else frozenset()
+        result = visit(appointment.patient, appointment.overrides, asked)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(result.as_json()))
+        part.rename(file)
+        return result
+
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(made, appointment): appointment for appointment in wanted}
+        try:
+            for done in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=None):
+                yield waiting[done], done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few patients, a few faults, one seed")
+    parser.add_argument("--patients", metavar="NAMES", help="only these, with commas")
+    parser.add_argument("--faults", metavar="NAMES", help="only these, with commas")
+    parser.add_argument(
+        "--seeds", type=int, help=f"healthy runs of each patient (default {SEEDS}, quick {QUICK_SEEDS})"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread (default 2)")
+    parser.add_argument("--state", type=Path, default=ROOT / ".clinic", help="folder of what was run (default .clinic)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the matrix as a page")
+    parser.add_argument("--docs", action="store_true", help="write docs/clinic.md")
+    options = parser.parse_args()
+    options.seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
+    begun = time.monotonic()
+    try:
+        wanted = appointments(options)
+    except WellfitError as error:
+        parser.error(str(error))
+    came = dict(visits(wanted, options.state, options.jobs))
+    matrix = Matrix(list(dict.fromkeys(appointment.patient for appointment in wanted)))
+    for appointment in wanted:
+        if appointment.fault is None:
+            matrix.healthy.setdefault(appointment.patient.name, []).append(came[appointment])
+        else:
+            matrix.add(appointment.patient, appointment.fault, came[appointment])
+    facts = about(time.monotonic() - begun, sum(visit.seconds for visit in came.values()))
+    sys.stdout.write(text(matrix, facts))
+    if options.json:
+        options.json.write_text(json.dumps(_whole(matrix, facts), indent=1) + "\n")
+    if options.html:
+        options.html.write_text(page(matrix, facts), encoding="utf-8")
+    if options.docs:
+        (ROOT / "docs" / "clinic.md").write_text(document(matrix, facts), encoding="utf-8")
+    return 0
+
+
+def _whole(matrix: Matrix, facts: dict[str, str]) -> dict[str, object]:
+    return {
+        "about": facts,
+        "figures": matrix.figures(),
+        "healthy": {name: [visit.as_json() for visit in visits] for name, visits in matrix.healthy.items()},
+        "cells": [
+            {"patient": cell.patient, "fault": cell.fault, "state": cell.state, "layer": cell.layer}
+            | {"visit": cell.visit.as_json()}
+            for cell in matrix.cells
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

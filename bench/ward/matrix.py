@@ -1,0 +1,112 @@
+"""The visits as a matrix of patients and faults, and the figures drawn from it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from ward.faults import FAULTS, Fault
+from ward.patients import Patient
+from ward.visit import Visit
+
+STATES = {
+    "right": "found, and rightly named",
+    "other": "found, under another name",
+    "missed": "it hurt and nothing was found",
+    "unhurt": "the program did as well as ever, and wellfit was silent",
+    "unhurt-named": "the program did as well as ever, but the fault was rightly named",
+    "unhurt-alarm": "the program did as well as ever, and something else was named",
+    "misfit": "the fault does not fit this program",
+}
+
+
+@dataclass
+class Cell:
+    """A patient under a fault.
+
+    Attributes:
+        state: one of `STATES`.
+        layer: whether the finding names a layer that the fault is in; None where a fault is in no layer.
+    """
+
+    patient: str
+    fault: str
+    state: str
+    visit: Visit
+    layer: bool | None = None
+
+
+@dataclass
+class Matrix:
+    """All that was seen.
+
+    Attributes:
+        healthy: visits without a fault, by patient, one a seed.
+        cells: visits with one.
+    """
+
+    patients: list[Patient]
+    healthy: dict[str, list[Visit]] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+
+    def cell(self, patient: str, fault: str) -> Cell | None:
+        """The cell of a patient and a fault, if that was tried."""
+        return next((cell for cell in self.cells if (cell.patient, cell.fault) == (patient, fault)), None)
+
+    def metrics(self, patient: Patient) -> list[float]:
+        """The metrics of a patient's healthy runs that gave one."""
+        return [visit.metric for visit in self.healthy.get(patient.name, []) if visit.metric is not None]
+
+    def add(self, patient: Patient, fault: Fault, visit: Visit) -> None:
+        """Judge a visit and take it in; the patient's healthy visits must be there."""
+        state = _state(patient, fault, visit, self.metrics(patient))
+        layer = _layer(fault, visit) if state == "right" else None
+        self.cells.append(Cell(patient.name, fault.name, state, visit, layer))
+
+    def figures(self) -> dict[str, Any]:
+        """The figures that count; shares are None where nothing was counted."""
+        hurt = [cell for cell in self.cells if cell.state in ("right", "other", "missed")]
+        right = [cell for cell in hurt if cell.state == "right"]
+        layers = [cell.layer for cell in right if cell.layer is not None]
+        clean = [visit for visits in self.healthy.values() for visit in visits]
+        onsets = {fault.name: fault.onset for fault in FAULTS}
+        waits = [cell.visit.named - onsets[cell.fault] for cell in right if cell.visit.named is not None]
+        return {
+            "clean_runs": len(clean),
+            "clean_runs_with_errors": sum(bool(visit.alarms) for visit in clean),
+            "clean_runs_with_notes": sum(len(visit.findings) > len(visit.errors) for visit in clean),
+            "cells": len(self.cells),
+            "misfits": sum(cell.state == "misfit" for cell in self.cells),
+            "hurt": len(hurt),
+            "detected": sum(cell.state != "missed" for cell in hurt),
+            "right_rule": len(right),
+            "layer_asked": len(layers),
+            "right_layer": sum(layers),
+            "median_steps_until_named": statistics.median(waits) if waits else None,
+            "unhurt": sum(cell.state.startswith("unhurt") for cell in self.cells),
+            "unhurt_alarms": sum(cell.state == "unhurt-alarm" for cell in self.cells),
+        }
+
+
+def _state(patient: Patient, fault: Fault, visit: Visit, healthy: list[float]) -> str:
+    if visit.misfit:
+        return "misfit"
+    named = any(finding["rule"] in fault.rules for finding in visit.errors)
+    if not healthy or patient.hurt(visit.metric, healthy):
+        return "right" if named else "other" if visit.errors else "missed"
+    return "unhurt-named" if named else "unhurt-alarm" if visit.errors else "unhurt"
+
+
+def _layer(fault: Fault, visit: Visit) -> bool | None:
+    """Whether a finding of a right rule names a layer in which the fault is."""
+    if fault.layers is None:
+        return None
+    ill = fault.layers(visit)
+    named = [finding["layer"] for finding in visit.errors if finding["rule"] in fault.rules and finding["layer"]]
+    return any(_same(name, layer) for name in named for layer in ill)
+
+
+def _same(name: str, layer: str) -> bool:
+    """Whether a finding's layer or parameter is this layer or lies in it."""
+    return name == layer or name.startswith(layer + ".")
