@@ -17,6 +17,14 @@ from ward.visit import ROOT
 SIGNS = {
     "right": "●", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!", "misfit": "–",
 }  # fmt: skip
+INTRODUCTION = """\
+Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and then made ill
+in known ways by overrides. A fault counts where it hurts the program's own metric: by a tenth of what healthy runs gain
+over an untrained model, and by twice the spread between seeds. It counts as rightly named if an error finding has one
+of the names that `bench/ward/faults.py` gives for it; among them are names of rules that are still to be written. A
+false alarm is any error that a user sees in a healthy run, also one that is told while it runs and taken back at its
+end. This page is written by `python bench/clinic.py --docs`.
+""".splitlines()
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
@@ -91,12 +99,7 @@ def document(matrix: Matrix, facts: dict[str, str]) -> str:
     lines = [
         "# The clinic",
         "",
-        "Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and",
-        "then made ill in known ways by overrides. A fault counts where it hurts the program's own metric: by a tenth",
-        "of what healthy runs gain over an untrained model, and by twice the spread between seeds. It counts as rightly",
-        "named if an error finding has one of the names that `bench/ward/faults.py` gives for it; among them are names",
-        "of rules that are still to be written. A false alarm is any error that a user sees in a healthy run, also one",
-        "that is told while it runs and taken back at its end. This page is written by `python bench/clinic.py --docs`.",
+        *INTRODUCTION,
         "",
         *(f"- {sentence}." for sentence in sentences(matrix)),
         "",
