@@ -1,9 +1,11 @@
-"""Handwritten digits, learned: test accuracy 0.90 in a few seconds.
+"""Handwritten digits, learned by a network of eight layers.
 
     wellfit run examples/digits.py
 
 The same network as examples/digits_ill.py, cured: ReLU instead of sigmoid, weights initialised for it, and a step
 length that suits eight layers. wellfit has nothing to say about it.
+
+Reaches: test accuracy 0.907 in 2 s.
 """
 
 import torch

@@ -1,0 +1,58 @@
+"""The examples: each says what it reaches, reaches it, and is found healthy."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+from ward.patients import EXAMPLES, PATIENTS, Patient  # noqa: E402
+from ward.visit import visit  # noqa: E402
+
+REACHES = re.compile(r"^Reaches: (?P<metric>.+) (?P<value>-?[\d.]+) in (?P<seconds>\d+) s\.$", re.MULTILINE)
+PARTS = {"digits_ill.py", "reviews.py"}  # ill on purpose; shared by two examples
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name not in PARTS)
+
+
+def header(script: str) -> str:
+    return ast.get_docstring(ast.parse((EXAMPLES / script).read_text(encoding="utf-8"))) or ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_header(script: str) -> None:
+    text = header(script)
+    assert f"    wellfit run examples/{script}" in text
+    assert REACHES.search(text), "it says what it reaches and how long that takes"
+
+
+def test_every_example_is_a_patient() -> None:
+    assert {patient.script for patient in PATIENTS} == set(SCRIPTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patient", PATIENTS, ids=lambda patient: patient.name)
+def test_it_reaches_what_it_says_and_is_healthy(patient: Patient) -> None:
+    came = visit(patient, ())
+    assert came.exit_code == 0
+    assert not came.errors
+    if patient.arguments:
+        return  # the header tells of the script without arguments
+    said = float(REACHES.search(header(patient.script))["value"])  # type: ignore[index]
+    assert not patient.hurt(came.metric, [said])
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if "ImportError" in (EXAMPLES / name).read_text()])
+def test_a_missing_package_is_named(script: str, tmp_path: Path) -> None:
+    blocked = "import sys\nfor name in ('sklearn', 'gymnasium', 'PIL'):\n    sys.modules[name] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(blocked)
+    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, str(EXAMPLES / script)], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(rf'examples/{script} needs [\w-]+: pip install "wellfit\[examples\]"\n', done.stderr)
