@@ -1,9 +1,12 @@
-"""The site: Markdown pages beside this file, and one page a rule, written from the rules themselves."""
+"""The site: Markdown pages beside this file, and one page for each rule and override, written from themselves."""
 
 from pathlib import Path
 
 from wellfit import __version__
 from wellfit.catalogue import FAMILIES, known_rules
+from wellfit.overrides.catalogue import group_of, known_overrides
+from wellfit.overrides.override import GROUPS
+from wellfit.overrides.page import override_text
 from wellfit.rule_page import rule_text
 
 project = "wellfit"
@@ -34,6 +37,29 @@ def write_rules(app: object) -> None:
     (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
 
 
+def write_overrides(app: object) -> None:
+    """One page an override and their index, into docs/overrides (ignored by git)."""
+    folder = Path(__file__).parent / "overrides"
+    folder.mkdir(exist_ok=True)
+    overrides = known_overrides()
+    index = [
+        "# Overrides",
+        "",
+        "What `wellfit run --override NAME=VALUE` can change of a run without touching its script.",
+        "",
+    ]
+    for group in GROUPS:
+        index += [f"## {group.capitalize()}", "", "| override | does |", "|---|---|"]
+        for override in (override for override in overrides if group_of(override) == group):
+            index.append(f"| [{override.name}]({override.name}.md) | {override.summary} |")
+            page = f"# {override.name}\n\n```text\n{override_text(override)}```\n"
+            (folder / f"{override.name}.md").write_text(page, encoding="utf-8")
+        index.append("")
+    index += ["```{toctree}", ":hidden:", ""] + [override.name for override in overrides] + ["```", ""]
+    (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
 def setup(app: object) -> None:
     """Called by Sphinx."""
-    app.connect("builder-inited", write_rules)  # type: ignore[attr-defined]
+    for write in (write_rules, write_overrides):
+        app.connect("builder-inited", write)  # type: ignore[attr-defined]

@@ -41,14 +41,21 @@ class Fault:
         return self.needs <= patient.traits and not self.unless & patient.traits
 
 
-def _changed(override: str) -> Callable[[Visit], list[str]]:
-    """The layers that an override says it changed: what stands before the colon."""
+def _everywhere(visit: Visit) -> list[str]:
+    """In all layers that have weights."""
+    return visit.layers
 
-    def layers(visit: Visit) -> list[str]:
-        named = [phrase.partition(":")[0].strip() for phrase in visit.overrides.get(override, [])]
-        return [layer for layer in named if layer]
 
-    return layers
+def _unheld(visit: Visit) -> list[str]:
+    """In the layers whose parameters no optimizer holds."""
+    return visit.unheld
+
+
+def _before_the_cut(visit: Visit) -> list[str]:
+    """In the layer whose output was detached, and in those called before it."""
+    cuts = [phrase.split("the output of ")[-1].split(" is ")[0] for phrase in visit.overrides.get("detach", [])]
+    places = [visit.layers.index(cut) for cut in cuts if cut in visit.layers]
+    return visit.layers[: max(places) + 1] if places else cuts
 
 
 def _set(*words: str) -> frozenset[str]:
@@ -66,17 +73,17 @@ FAULTS = (
     Fault("no-zero-grad", ("zero-grad=skip",), _set("stale-grad"), unless=_set("closure"), quick=True),
     Fault("zero-before-step", ("zero-grad=before-step",), _set("extra-zero"), unless=_set("closure")),
     Fault(
-        "half-left-out", ("leave-out",), _set("not-in-optimizer"), _set("layers"), layers=_changed("leave-out"),
+        "half-left-out", ("leave-out=share:0.5",), _set("not-in-optimizer"), _set("layers"), layers=_unheld,
         quick=True,
     ),
-    Fault("detached", ("detach",), _set("detached", "zero-grad-param"), _set("layers"), layers=None),
+    Fault("detached", ("detach",), _set("detached", "zero-grad-param"), _set("layers"), layers=_before_the_cut),
     Fault("eval-left-on", ("mode=eval",), _set("eval-mode", "bn-mode"), _set("modes")),
     Fault("train-in-evaluation", ("mode=train",), _set("eval-mode", "train-mode-in-eval"), _set("modes", "evaluates")),
     Fault("optimizer-reborn", ("reinit-optimizer",), _set("optimizer-reborn"), _set("stateful")),
     # The weights.
-    Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), layers=_changed("init"), quick=True),
+    Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), layers=_everywhere, quick=True),
     Fault("init-times-10", ("init=scale:10",), _set("init-gain", "initial-loss"), _set("layers")),
-    Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu"), layers=_changed("dead-bias")),
+    Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu"), layers=_everywhere),
     # The model.
     Fault("sigmoid-at-depth", ("activation=sigmoid",), _set("vanishing", "saturated"), _set("deep")),
     Fault(
@@ -96,10 +103,10 @@ FAULTS = (
     Fault("too-few-data", ("limit-data=0.03",), _set("overfit"), _set("loader", "evaluates")),
     # Numbers.
     Fault(
-        "nan-input", ("poison=step:100,where:input",), _set("non-finite-input"), _set("float-input"), onset=100,
+        "nan-input", ("poison=input,step:100",), _set("non-finite-input"), _set("float-input"), onset=100,
         quick=True,
     ),
-    Fault("nan-gradient", ("poison=step:100,where:gradient",), _set("non-finite-grad"), onset=100),
+    Fault("nan-gradient", ("poison=gradient,step:100",), _set("non-finite-grad"), onset=100),
     Fault(
         "half-without-scaler", ("precision=float16,pure:on",), _set("fp16-underflow", "never-updated", "update-lost"),
     ),

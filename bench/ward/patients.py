@@ -62,56 +62,83 @@ def _traits(words: str) -> frozenset[str]:
 # (cross-entropy), regression (mean squared error), float-input, loader (a DataLoader), clips, closure.
 PATIENTS = (
     Patient("perceptron", "perceptron.py", "higher", 0.5, _traits("float-input")),
-    Patient(
-        "mlp", "mlp.py", "higher", 0.1, _traits("layers relu stateful classifier float-input loader"), quick=True
-    ),
+    Patient("mlp", "mlp.py", "higher", 0.1, _traits("layers relu stateful classifier float-input loader"), quick=True),
     Patient(
         "deep-mlp", "digits.py", "higher", 0.1, _traits("layers deep relu stateful classifier float-input evaluates")
     ),
     Patient("lenet", "lenet.py", "higher", 0.1, _traits("layers stateful classifier float-input loader")),
     Patient(
-        "vgg", "vgg.py", "higher", 0.1,
+        "vgg",
+        "vgg.py",
+        "higher",
+        0.1,
         _traits("layers relu normalised batch-norm modes stateful classifier float-input loader evaluates"),
     ),
     Patient(
-        "resnet", "resnet.py", "higher", 0.1,
+        "resnet",
+        "resnet.py",
+        "higher",
+        0.1,
         _traits("layers relu normalised batch-norm modes stateful classifier float-input evaluates"),
     ),
-    Patient("autoencoder", "autoencoder.py", "lower", 0.2, _traits("layers relu stateful regression float-input loader")),
+    Patient(
+        "autoencoder", "autoencoder.py", "lower", 0.2, _traits("layers relu stateful regression float-input loader")
+    ),
     Patient("rbm", "rbm.py", "lower", 0.2, _traits("float-input loader stateful")),
     Patient("gan", "gan.py", "lower", 100.0, _traits("normalised batch-norm modes stateful")),
     Patient("maxout", "maxout.py", "higher", 0.1, _traits("layers modes stateful classifier float-input loader")),
     Patient("boosting", "boosting.py", "higher", 0.0, _traits("layers stateful regression float-input")),
     Patient(
-        "ensemble", "ensemble.py", "higher", 0.1,
+        "ensemble",
+        "ensemble.py",
+        "higher",
+        0.1,
         _traits("layers normalised stateful classifier float-input loader clips"),
     ),
     Patient(
         "adding-lstm", "adding.py", "lower", 0.167, _traits("layers stateful regression float-input clips"), quick=True
     ),
     Patient(
-        "adding-gru", "adding.py", "lower", 0.167, _traits("layers stateful regression float-input clips"),
+        "adding-gru",
+        "adding.py",
+        "lower",
+        0.167,
+        _traits("layers stateful regression float-input clips"),
         ("--cell", "gru"),
     ),
     Patient(
-        "adding-rnn", "adding.py", "lower", 0.167, _traits("layers stateful regression float-input clips"),
+        "adding-rnn",
+        "adding.py",
+        "lower",
+        0.167,
+        _traits("layers stateful regression float-input clips"),
         ("--cell", "rnn"),
     ),
     Patient(
-        "temperatures", "temperatures.py", "lower", 3.05,
-        _traits("layers stateful regression float-input loader evaluates"), quick=True,
+        "temperatures",
+        "temperatures.py",
+        "lower",
+        3.05,
+        _traits("layers stateful regression float-input loader evaluates"),
+        quick=True,
     ),
     Patient(
         "pollution", "pollution.py", "lower", 1.02, _traits("layers relu stateful regression float-input evaluates")
     ),
-    Patient("sentiment-cnn", "sentiment_cnn.py", "higher", 0.5, _traits("layers relu modes stateful classifier evaluates")),
-    Patient("sentiment-lstm", "sentiment_lstm.py", "higher", 0.5, _traits("layers modes stateful loader clips evaluates")),
+    Patient(
+        "sentiment-cnn", "sentiment_cnn.py", "higher", 0.5, _traits("layers relu modes stateful classifier evaluates")
+    ),
+    Patient(
+        "sentiment-lstm", "sentiment_lstm.py", "higher", 0.5, _traits("layers modes stateful loader clips evaluates")
+    ),
     Patient("answer-selection", "answer_selection.py", "higher", 0.1, _traits("layers stateful")),
-    Patient("char-lstm", "char_lstm.py", "lower", 6.52, _traits("layers stateful classifier clips evaluates"), quick=True),
+    Patient(
+        "char-lstm", "char_lstm.py", "lower", 6.52, _traits("layers stateful classifier clips evaluates"), quick=True
+    ),
     Patient("char-gpt", "char_gpt.py", "lower", 6.52, _traits("layers normalised stateful classifier clips evaluates")),
     Patient("translate", "translate.py", "higher", 0.0, _traits("layers stateful classifier clips loader")),
     Patient("style-transfer", "style_transfer.py", "lower", 1.0, _traits("closure")),
     Patient("reinforce", "reinforce.py", "higher", 22.0, _traits("stateful float-input")),
     Patient("dqn", "dqn.py", "higher", 22.0, _traits("layers relu stateful float-input")),
     Patient("board-game", "board_game.py", "higher", 0.5, _traits("layers relu stateful float-input")),
-)  # fmt: skip
+)

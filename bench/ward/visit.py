@@ -37,6 +37,7 @@ class Visit:
         early: errors that were told while the run went on and taken back at its end.
         overrides: what each override says that it changed, by name.
         layers: the model's layers with parameters, in the order of their calls.
+        unheld: those of them with a trainable parameter that no optimizer holds.
     """
 
     metric: float | None = None
@@ -49,6 +50,7 @@ class Visit:
     early: list[dict[str, Any]] = field(default_factory=list)
     overrides: dict[str, list[str]] = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)
+    unheld: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -121,6 +123,8 @@ def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
     result.findings = [_finding(each) for each in found]
     result.overrides = {override.name: list(override.changed) for override in record.overrides.values()}
     result.layers = _layers(record)
+    free = {p.layer for p in record.parameters.values() if p.requires_grad and p.optimizer is None}
+    result.unheld = [layer for layer in result.layers if layer in free]
     if any(each["rule"] in asked for each in result.errors):
         result.named = _named(run_folder, asked, result.steps, folder)
     if not asked:

@@ -12,11 +12,14 @@ class ForwardCall:
 
     Attributes:
         contexts: context managers to be entered around the call (autocast, say), in this order.
+        result: what the model gave back, once it has (None before, and after an exception); `after_forward` may
+            replace it.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     contexts: list[Any] = field(default_factory=list)
+    result: Any = None
 
 
 @dataclass

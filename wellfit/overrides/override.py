@@ -72,17 +72,19 @@ class Override:
     def begin(self, program: Program) -> None:
         """torch has been imported, nothing of the script that needs it has run."""
 
-    def replace_optimizer(
-        self, program: Program, kind: type[Optimizer], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Optimizer | None:
-        """The script is about to make an optimizer: another one to give it instead, or None."""
+    def replace_optimizer(self, program: Program, optimizer: Optimizer) -> Optimizer | None:
+        """The script made this optimizer, out of the probe's sight: another one to give it instead, made in
+        `program.unseen()`, or None."""
         return None
 
     def made_optimizer(self, program: Program, optimizer: Optimizer) -> None:
         """An optimizer was made: its `param_groups` are there."""
 
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
-        """An optimizer is about to make its first step: its schedulers are there. Nothing may be changed yet."""
+        """An optimizer is about to make its first step: its schedulers are there. Nothing may be changed yet.
+
+        Asked earlier, and then once more, where this override fits none of the optimizers that step before.
+        """
 
     def loader(self, program: Program, arguments: dict[str, Any]) -> None:
         """A DataLoader is about to be made: change its arguments (all of them by name) in place."""
@@ -101,7 +103,7 @@ class Override:
         """A model is about to be called: `call.args` and `call.kwargs` may be replaced."""
 
     def after_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
-        """The model's call has ended, perhaps by an exception."""
+        """The model's call has ended, perhaps by an exception: `call.result` may be replaced."""
 
     def loss(self, program: Program, call: LossCall) -> None:
         """A loss function of torch is about to be called: `call.prediction`, `call.target`, `call.function` and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -45,9 +46,9 @@ class Parameter:
             return "on or off"
         if self.kind == "text":
             return "a text"
-        name = "a whole number" if self.kind == "whole" else "a number"
-        low = "" if self.low == -math.inf else f" above {self.low:g}" if self.open else f" from {self.low:g}"
-        high = "" if self.high == math.inf else f" to {self.high:g}"
+        name, shown = ("a whole number", ".0f") if self.kind == "whole" else ("a number", "g")
+        low = "" if self.low == -math.inf else f" {'above' if self.open else 'from'} {self.low:{shown}}"
+        high = "" if self.high == math.inf else f" to {self.high:{shown}}"
         return name + low + high
 
     def value(self, given: Any, where: str) -> Any:
@@ -78,14 +79,29 @@ class Parameter:
         return self._number(given, where)
 
     def _number(self, given: Any, where: str) -> int | float:
-        try:
-            number = math.nan if isinstance(given, bool) else float(given)
-        except (TypeError, ValueError):
-            number = math.nan
-        outside = not self.low <= number <= self.high or (self.open and number == self.low)
-        if not math.isfinite(number) or outside or (self.kind == "whole" and number != int(number)):
+        number = _whole(given) if self.kind == "whole" else _real(given)
+        outside = number is None or not self.low <= number <= self.high or (self.open and number == self.low)
+        if number is None or outside:
             raise WellfitError(f'{where} is {self.range}, not "{given}"')
-        return int(number) if self.kind == "whole" else number
+        return number
+
+
+def _real(given: Any) -> float | None:
+    """The finite number that was given; None if it is none."""
+    try:
+        number = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(given: Any) -> int | None:
+    """The whole number that was given, also as 1e3; None if it is none."""
+    with contextlib.suppress(ValueError):
+        if isinstance(given, str) or type(given) is int:
+            return int(given)  # all its digits
+    number = _real(given)
+    return int(number) if number is not None and number == int(number) else None
 
 
 def number(
@@ -146,8 +162,11 @@ def made(override: type[Override], given: Mapping[str, Any]) -> Override:
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in known:
-            offered = f"it has {', '.join(known)}" if known else "it has none"
-            raise WellfitError(f'{override.name} has no parameter "{key}"{did_you_mean(name, known)}; {offered}')
+            shown = [_typed(each) for each in known]
+            offered = f"it has {', '.join(shown)}" if shown else "it has none"
+            raise WellfitError(
+                f'{override.name} has no parameter "{_typed(key)}"{did_you_mean(_typed(key), shown)}; {offered}'
+            )
         values[name] = known[name].value(value, _where(override, name))
     for name, parameter in known.items():
         if name not in values and default_of(override, name) is ...:
@@ -162,4 +181,9 @@ def made(override: type[Override], given: Mapping[str, Any]) -> Override:
 
 def _where(override: type[Override], name: str) -> str:
     first = next(iter(parameters_of(override)))
-    return override.name if name == first else f"{name} of {override.name}"
+    return override.name if name == first else f"{_typed(name)} of {override.name}"
+
+
+def _typed(name: str) -> str:
+    """A parameter as it is typed."""
+    return name.replace("_", "-")

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import threading
 import types
+import weakref
 from typing import Any
 
 import torch
@@ -50,27 +51,40 @@ def install(entries: Any, attachment: Attachment) -> Program:
 
 
 def _optimizers(program: Program) -> None:
-    making = [0]  # constructors of optimizers that overrides called: those are not replaced again
+    making: list[list[Any]] = []  # while an optimizer may be replaced: those that were made meanwhile
 
     def with_new(original: Any) -> Any:
         def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            if not making[0]:
-                making[0] += 1
-                try:
-                    other = program.first_answer("replace_optimizer", cls, args, kwargs)
-                finally:
-                    making[0] -= 1
-                if other is not None:
-                    return other  # of another class, so Python does not call the constructor of `cls` on it
-            return original(cls)
+            if making or not (args or kwargs):  # without arguments it is copied or unpickled
+                return original(cls)
+            made: list[Any] = []
+            making.append(made)
+            try:
+                with program.unseen():
+                    own = cls(*args, **kwargs)
+                parts = list(made)  # it may have made others for itself
+                other = program.first_answer("replace_optimizer", own)
+            finally:
+                making.pop()
+            for each in parts if other is None else [other]:
+                program.tell_probe(each)
+                _wrap_step(program, each)
+                program.made_optimizer(each)
+            given = own if other is None else other
+            if isinstance(given, cls):
+                _leave_out_constructor(program, given)
+            return given
 
         return __new__
 
     def with_init(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            _wrap_step(program, self)
-            program.made_optimizer(self)
+            if making:
+                making[-1].append(self)
+            else:
+                _wrap_step(program, self)
+                program.made_optimizer(self)
 
         return __init__
 
@@ -89,24 +103,68 @@ def _optimizers(program: Program) -> None:
         program.patch(nn.Module, "zero_grad", with_zero)
 
 
+_constructed: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers whose next constructor call is left out
+
+
+def _leave_out_constructor(program: Program, optimizer: Any) -> None:
+    """Python calls the constructor on what `__new__` gives back, and this one is made already."""
+    kind = type(optimizer)
+
+    def with_init(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            if self in _constructed:
+                _constructed.discard(self)
+            else:
+                original(self, *args, **kwargs)
+
+        return __init__
+
+    if kind not in program.patched:
+        program.patched.add(kind)
+        program.patch(kind, "__init__", with_init)
+    _constructed.add(optimizer)
+
+
+_stepping = threading.local()  # set: an optimizer that steps now is part of another (SAM, for example)
+
+
 def _wrap_step(program: Program, optimizer: Any) -> None:
     """An optimizer's own `step`, on the instance: schedulers and scalers call it there too."""
 
-    def step(self: Any, closure: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = type(self).step
+        if getattr(_stepping, "now", False):
+            return own(self, *args, **kwargs)
+        closure = args[0] if args else kwargs.get("closure")
+        program.closure = callable(closure)
         if program.asked("skip_step", self):
             return None
         program.begin_step(self)
-        if closure is None:
+        if not callable(closure):
+            _unscale(program, self)
             program.call("gradients", self)
+        elif args:
+            args = (_with_gradients(program, self, closure), *args[1:])
         else:
-            closure = _with_gradients(program, self, closure)
+            kwargs["closure"] = _with_gradients(program, self, closure)
         program.call("before_step", self)
+        _stepping.now = True
         try:
-            return type(self).step(self, *args, **kwargs) if closure is None else type(self).step(self, closure)
+            return own(self, *args, **kwargs)
         finally:
+            _stepping.now = False
             program.call("after_step", self)
 
     optimizer.step = types.MethodType(step, optimizer)
+
+
+def _unscale(program: Program, optimizer: Any) -> None:
+    """A GradScaler leaves it to a fused optimizer to divide by the scale; overrides want the gradient itself."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None and program.wants("gradients"):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            parameter.grad.div_(scale.to(parameter.grad.device))
+        optimizer.grad_scale = None
 
 
 def _with_gradients(program: Program, optimizer: Any, closure: Any) -> Any:
@@ -163,9 +221,10 @@ def _models(program: Program) -> None:
                     for context in call.contexts:
                         stack.enter_context(context)
                     try:
-                        return original(self, *call.args, **call.kwargs)
+                        call.result = original(self, *call.args, **call.kwargs)
                     finally:
                         program.call("after_forward", self, call)
+                    return call.result
             finally:
                 state.inside = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,17 +32,23 @@ class Program:
     Attributes:
         steps: optimizer steps that began, by optimizer; those left out do not count.
         optimizers: those that were made and are still there.
+        rates: the learning rates of the groups of an optimizer when it was made.
+        closure: whether the step that is asked for was given a closure.
     """
 
     def __init__(self, overrides: list[Override], attachment: Attachment) -> None:
         self.overrides = overrides
         self.patches = Patches()
         self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.rates: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+        self.closure = False
+        self.patched: set[type] = set()  # classes of optimizers whose constructor is ours
         self._attachment = attachment
         self._places: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._made: list[weakref.ref[Any]] = []
         self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._begun = False  # a step of an optimizer began: from here on nothing stops the run
+        self._unseen = 0  # how many `unseen` are open
         self._process = os.getpid()
         self._at: dict[str, list[Override]] = {
             point: [override for override in overrides if point in points_of(override)] for point in POINTS
@@ -64,6 +70,19 @@ class Program:
         """ "SGD at train.py:12", for `Override.changed`."""
         return type(optimizer).__name__ + self._places.get(optimizer, "")
 
+    def parameter_names(self, parameters: Sequence[Any]) -> list[str]:
+        """As the record names them; a tensor that belongs to no known module is called by its shape."""
+        layers = self._attachment.observer.layers
+
+        def look() -> list[tuple[str, str] | None]:
+            if not all(layers.knows_parameter(parameter) for parameter in parameters):
+                layers.rename_parameters()
+            return [layers.parameter(parameter) for parameter in parameters]
+
+        known = self._attachment.fence.guard(look)() or [None] * len(parameters)
+        pairs = zip(parameters, known, strict=True)
+        return [name[0] if name else f"a tensor of shape {list(parameter.shape)}" for parameter, name in pairs]
+
     def patch(self, holder: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put `make(original)` in the place of `holder.name`: for what there is no point for."""
         self.patches.patch(holder, name, make)
@@ -81,13 +100,15 @@ class Program:
 
     @contextlib.contextmanager
     def unseen(self) -> Iterator[None]:
-        """What runs in here is ours, not the script's: the probe does not look."""
+        """What runs in here is ours, not the script's: the probe does not look, and no override acts."""
         fence, trace = self._attachment.fence, self._attachment.observer.trace
         off, fence.off = fence.off, True
         traced = trace.pause()
+        self._unseen += 1
         try:
             yield
         finally:
+            self._unseen -= 1
             fence.off = off
             if traced:
                 trace.start()
@@ -100,16 +121,16 @@ class Program:
 
     def call(self, point: str, *args: Any) -> None:
         """Let the overrides act at a point."""
-        for override in list(self._at[point]):
+        for override in list(self._acting(point)):
             self._ask(override, point, *args)
 
     def asked(self, point: str, *args: Any) -> bool:
         """Whether an override answers True at a point; the rest is not asked then."""
-        return any(self._ask(override, point, *args) for override in list(self._at[point]))
+        return any(self._ask(override, point, *args) for override in list(self._acting(point)))
 
     def first_answer(self, point: str, *args: Any) -> Any:
         """The first answer that is not None; None if there is none."""
-        answers = (self._ask(override, point, *args) for override in list(self._at[point]))
+        answers = (self._ask(override, point, *args) for override in list(self._acting(point)))
         return next((answer for answer in answers if answer is not None), None)
 
     def through(self, point: str, args: tuple[Any, ...], value: Any) -> Any:
@@ -119,11 +140,16 @@ class Program:
             value = value if answer is None else answer
         return value
 
+    def tell_probe(self, optimizer: Any) -> None:
+        """An optimizer was made out of the probe's sight that takes part after all."""
+        self._attachment.fence.guard(self._attachment.observer.optimizers.born)(optimizer)
+
     def made_optimizer(self, optimizer: Any) -> None:
         """An optimizer's constructor has run."""
         self._made = [reference for reference in self._made if reference() is not None]
         self._made.append(weakref.ref(optimizer))
         self.steps[optimizer] = 0
+        self.rates[optimizer] = [group.get("lr") for group in optimizer.param_groups]
         self._places[optimizer] = here_text()
         self.call("made_optimizer", optimizer)
 
@@ -131,10 +157,12 @@ class Program:
         """A module that no other module calls is about to be called."""
         if root not in self._roots:
             self._roots.add(root)
-            for override in list(self._at["model"]):
+            for override in list(self._acting("model")):
                 before = list(root.named_parameters())
-                self._ask(override, "model", root, call)
-                if follow_parameters(root, before, self.optimizers):
+                with torch.inference_mode(False):  # what is made here is to be trained
+                    self._ask(override, "model", root, call)
+                follow_parameters(root, before, self.optimizers)
+                if override.changes:
                     self._attachment.fence.guard(self._attachment.observer.optimizers.look_again)()
         self.call("before_forward", root, call)
 
@@ -142,6 +170,8 @@ class Program:
         """A step of an optimizer is about to be made: the last moment to stop the run."""
         if not self.steps.get(optimizer):
             self.call("first_step", optimizer)
+        if not self._begun:
+            self._ask_of_others(optimizer)
         self._begin()
         self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
 
@@ -160,6 +190,13 @@ class Program:
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _ask_of_others(self, optimizer: Any) -> None:
+        """What does not fit the optimizer that steps first may fit another one, whose first step is yet to come."""
+        for override in list(self._acting("first_step")):
+            for other in self.optimizers:
+                if other is not optimizer and not override.changes:
+                    self._ask(override, "first_step", other)
+
     def _begin(self) -> None:
         """Weights are about to be changed for the first time: every override must have found something by now."""
         if not self._begun:
@@ -171,6 +208,9 @@ class Program:
                     )
             self._begun = True
             self._declare()
+
+    def _acting(self, point: str) -> list[Override]:
+        return self._at[point] if not self._unseen else []
 
     def _ask(self, override: Override, point: str, *args: Any) -> Any:
         try:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from wellfit.probe.events import backward_event, step_events, zero_event
 from wellfit.probe.fence import Fence, observed, say
@@ -148,7 +148,7 @@ class Attachment:
             sampler = type(getattr(made, "sampler", None)).__name__
             number = observer.ledger.declare(
                 "loader", location=location(user_place()), batch_size=made.batch_size,
-                shuffle=sampler == "RandomSampler",
+                shuffle=isinstance(getattr(made, "sampler", None), RandomSampler),
                 num_workers=made.num_workers, drop_last=made.drop_last, sampler=sampler,
             )  # fmt: skip
             loaders[made] = number

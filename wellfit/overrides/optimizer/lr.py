@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wellfit.errors import WellfitError
-from wellfit.overrides.optimizer._rates import StepRates, base_rate
+from wellfit.overrides.optimizer._rates import Trainings, base_rates, multiply_rates, put_back
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
 
@@ -24,7 +23,8 @@ class LearningRate(Override):
     What it changes: at each step the learning rate of every parameter group is multiplied by one factor, and put back
     after the step. With a value the factor is value / base, where base is the largest rate among the optimizer's groups
     as the script meant it (`max_lr` of a cycle, the base of a schedule, else the rate it was made with). So a schedule
-    keeps its shape and groups keep their ratios. With `scale` the factor is given.
+    keeps its shape and groups keep their ratios. With `scale` the factor is given. An optimizer that is made anew in
+    each epoch keeps its first factor. What the script reads from the groups is its own rate.
 
     When it helps: where wellfit finds lr-high, lr-low, diverged or an update ratio far from 1e-3.
 
@@ -46,8 +46,10 @@ class LearningRate(Override):
     value: float | None = number("learning rate, per step", above=0, default=None)
     scale: float | None = number("factor on the script's own rate", above=0, default=None)
 
-    _rates: StepRates = field(default_factory=StepRates, init=False)
-    _factors: weakref.WeakKeyDictionary[Any, float] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _factors: Trainings[float | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._factors = Trainings(self._factor)
 
     def check(self) -> None:
         """See `Override`."""
@@ -58,18 +60,23 @@ class LearningRate(Override):
 
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        base = base_rate(optimizer)
+        self._factors.of(program, optimizer)
+
+    def _factor(self, program: Program, optimizer: Optimizer) -> float | None:
+        base = max(base_rates(program, optimizer), default=0.0)
         if base == 0:
             self.left_out(program.name(optimizer), "its learning rate is 0")
-            return
+            return None
         factor = self.scale if self.scale is not None else (self.value or 0.0) / base
-        self._factors[optimizer] = factor
         self.changed(f"{program.name(optimizer)}: lr {base:g} -> {base * factor:g}")
+        return factor
 
     def before_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        self._rates.multiply(optimizer, self._factors.get(optimizer, 1.0))
+        factor = self._factors.of(program, optimizer)
+        if factor is not None:
+            multiply_rates(optimizer, factor)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        self._rates.restore(optimizer)
+        put_back(optimizer)

@@ -1,0 +1,31 @@
+"""Parameters of an optimizer, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+def parameters_in(optimizer: Optimizer) -> Iterator[Tensor]:
+    """All parameters, group by group."""
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def with_gradient(optimizer: Optimizer) -> list[Any]:
+    """The parameters that have a gradient."""
+    return [parameter for parameter in parameters_in(optimizer) if parameter.grad is not None]
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether it is a matrix, a kernel or a table: not a bias, nor what a norm multiplies or adds."""
+    return parameter.dim() >= 2
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """ "a, b, c and 5 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,108 @@
+"""One step for several micro-batches."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.optimizer._gradients import parameters_in, with_gradient
+from wellfit.overrides.override import Override
+from wellfit.overrides.parameters import whole
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from wellfit.overrides.program import Program
+
+
+class _Pending:
+    """The gradients of the steps that were left out.
+
+    Attributes:
+        count: how many.
+        sums: their sum for each parameter, by its place in the optimizer.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[int, Any] = {}
+
+
+@dataclass(kw_only=True, eq=False)
+class Accumulate(Override):
+    """One step for several micro-batches.
+
+    What it changes: of each `steps` steps of an optimizer only the last is made, with the mean of the gradients that
+    all of them would have used: g = (g_1 + ... + g_N) / N. So a batch is N times as large, in the memory of one, at the
+    price of one more copy of the gradients. Whatever the script does to a gradient before a step (clearing, clipping,
+    unscaling) it does for each micro-batch. The script's schedulers still count its own steps.
+
+    When it helps: where the loss is noisy because batches are small, and a larger one does not fit into memory. With N
+    times fewer steps the learning rate may be raised.
+
+    Safety: unsafe: the loss is the same, but there are N times fewer steps; BatchNorm still sees micro-batches. What
+    is left over at the end of an epoch goes on in the next one, and at the end of the run it is not used.
+
+    Where it does not apply: to optimizers that are given a closure, and to loops without an optimizer.
+
+    References: Ott et al., Scaling Neural Machine Translation (2018), section 3.
+    """
+
+    name = "accumulate"
+    summary = "make one step of several: the mean of their gradients"
+    example = "accumulate=4"
+    safe = False
+    misfit = "the script steps no optimizer"
+    rank = 10
+    conflicts = ("zero-grad",)
+
+    steps: int = whole("steps of the script that become one", low=2)
+
+    _pending: weakref.WeakKeyDictionary[Any, _Pending] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+
+    def skip_step(self, program: Program, optimizer: Optimizer) -> bool:
+        """See `Override`."""
+        if program.closure:
+            raise WellfitError(
+                f"{program.name(optimizer)} is given a closure, which computes one gradient after another"
+            )
+        self.changed(f"{program.name(optimizer)}: one step for {self.steps} of the script's")
+        pending = self._pending.setdefault(optimizer, _Pending())
+        if pending.count + 1 == self.steps:
+            return False
+        for index, parameter in enumerate(parameters_in(optimizer)):
+            if parameter.grad is not None:
+                known = pending.sums.get(index)
+                pending.sums[index] = parameter.grad.detach().clone() if known is None else known.add_(parameter.grad)
+        pending.count += 1
+        return True
+
+    def gradients(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        pending = self._pending.pop(optimizer, None)
+        if pending is None:
+            return
+        for index, parameter in enumerate(parameters_in(optimizer)):
+            summed = pending.sums.get(index)
+            if summed is not None:
+                parameter.grad = summed if parameter.grad is None else parameter.grad.add_(summed)
+        for parameter in with_gradient(optimizer):
+            parameter.grad.div_(self.steps)
+
+    def skip_zero_grad(self, program: Program, holder: Any) -> bool:
+        """Clear, but out of the probe's sight: it would see gradients that are thrown away.
+
+        See `Override`.
+        """
+        import torch
+
+        if not any(
+            made in self._pending for made in ([holder] if holder in program.optimizers else program.optimizers)
+        ):
+            return False
+        kind = torch.optim.Optimizer if isinstance(holder, torch.optim.Optimizer) else torch.nn.Module
+        inspect.unwrap(kind.zero_grad)(holder)
+        return True

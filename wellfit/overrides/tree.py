@@ -1,0 +1,127 @@
+"""What an override must know of a model before it changes it: its leaves, what was changed before, what forbids it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.override import Override
+
+_MARK = "_wellfit_overrides"
+_CONTAINERS = (
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
+    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+)  # fmt: skip
+_PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module counts as one layer: one of torch's that is no container, or one without modules inside."""
+    if isinstance(module, _CONTAINERS):
+        return False
+    return not module._modules or any(
+        kind.__module__.startswith("torch.nn.modules.") for kind in type(module).__mro__[:-2] if kind is not nn.Module
+    )
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is one of torch's normalisations."""
+    return isinstance(
+        module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+    )
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a leaf mixes its inputs with weights: a linear map, a convolution, an embedding, a recurrent layer."""
+    return not is_norm(module) and any(parameter.dim() >= 2 for parameter in module.parameters())
+
+
+def is_new(override: Override, module: nn.Module) -> bool:
+    """Whether an override has not acted on a module yet, nor on the one of which it is a copy."""
+    return override.name not in vars(module).get(_MARK, ())
+
+
+def mark(override: Override, root: nn.Module) -> None:
+    """An override has acted on a model: copies of it, and parts that are called by themselves, stay as they are."""
+    for module in root.modules():
+        if is_new(override, module):
+            vars(module)[_MARK] = (*vars(module).get(_MARK, ()), override.name)
+
+
+def forbid_compiled(root: nn.Module) -> None:
+    """Refuse a model that a compiler has been given, as it runs another program than the one that can be changed.
+
+    Raises:
+        WellfitError: it is one.
+    """
+    for module in root.modules():
+        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+            raise WellfitError("the model is compiled (torch.compile): leave that out for this run")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise WellfitError("the model is scripted (torch.jit): leave that out for this run")
+
+
+def forbid_parallel(root: nn.Module) -> None:
+    """Refuse a model whose processes have agreed on its parameters.
+
+    Raises:
+        WellfitError: it is one.
+    """
+    wrapper = next((type(m).__name__ for m in root.modules() if type(m).__name__ in _PARALLEL), None)
+    if wrapper is not None:
+        raise WellfitError(f"the model is in {wrapper}, which has noted its parameters: run it in one process")
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "fc1, fc2 and 3 more"."""
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) <= 4:
+        return ", ".join(distinct)
+    return f"{', '.join(distinct[:3])} and {len(distinct) - 3} more"
+
+
+def holders(root: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where in a model a module is held: (holder, name), once for each."""
+    return [(parent, name) for parent in root.modules() for name, child in parent._modules.items() if child is module]
+
+
+def exchange(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, everywhere in a model; the mode (training or not) goes over."""
+    new.train(old.training)
+    for parent, name in holders(root, old):
+        parent._modules[name] = new
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same nest of tuples, lists and dictionaries with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        parts = [map_tensors(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, list):
+        return [map_tensors(part, change) for part in value]
+    if isinstance(value, dict):
+        return {key: map_tensors(part, change) for key, part in value.items()} if type(value) is dict else value
+    return value
+
+
+def tensors_in(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:
+    """The floating-point tensors in a nest of tuples, lists, dictionaries and objects (a distribution, say)."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value
+    elif depth and isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part, depth - 1)
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part, depth - 1)
+    elif depth and (dataclasses.is_dataclass(value) or isinstance(value, torch.distributions.Distribution)):
+        for part in vars(value).values():
+            yield from tensors_in(part, depth - 1)
