@@ -112,7 +112,7 @@ def _metric(out: str) -> float | None:
 
 def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
     """Judge the record, and see how early the asked rules would have spoken."""
-    (run_folder,) = (folder / ".wellfit").iterdir()
+    (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
     run = open_run(run_folder)
     if not run.records:
         return
