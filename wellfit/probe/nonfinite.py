@@ -21,6 +21,12 @@ from wellfit.probe.trace import Trace
 NODES = 20_000
 _RESULTS = {"result", "output", "result0", "out"}
 
+_VIEWS = {
+    "ExpandBackward0", "MHBackward0", "MTBackward0", "PermuteBackward0", "ReshapeAliasBackward0", "SqueezeBackward1",
+    "TBackward0", "TransposeBackward0", "TransposeBackward1", "UnsafeViewBackward0", "UnsqueezeBackward0",
+    "ViewBackward0",
+}  # fmt: skip
+
 # Operations whose derivative is infinite or undefined at a point where their value is finite.
 FRAGILE = (
     "SqrtBackward0", "LinalgVectorNormBackward0", "NormBackward0", "NormBackward1", "NormBackward2", "PowBackward0",
@@ -67,10 +73,15 @@ def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: l
             if found is not None:
                 return _said(_undefined_below(found) or found, "forward", ids, layers, trace, early)
             named = _said(node, "forward", ids, layers, trace, early)
-            leaf_bad = any(below is None for below, _ in node.next_functions) and not _has_graph_input(node)
+            leaf_bad = any(below is None for below, _ in node.next_functions)
             return (
                 {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
             )
+        bad = _bad_parameter(node, meter)
+        if bad is not None:
+            known = layers.parameter(bad)
+            name = known[0] if known else "a parameter"
+            return {"where": "parameter", "parameter": name, "layer": _layer_of(name, layers), "inputs_finite": False}
         return _said(node, "forward", ids, layers, trace, early)
     undefined = _undefined_below(loss_node)
     if undefined is not None:
@@ -119,7 +130,7 @@ def _saved(node: Any, meter: Meter) -> dict[str, bool]:
         except RuntimeError:  # already freed
             continue
         if isinstance(value, torch.Tensor) and meter.takes(value) and value.numel():
-            finite[name[len("_saved_") :]] = math.isfinite(meter.summary(value.detach(), 0, -1.0, math.inf)[3])
+            finite[name[len("_saved_") :]] = _is_finite(value, meter)
     return finite
 
 
@@ -131,12 +142,46 @@ def _producer(node: Any, layers: Layers, meter: Meter) -> Any:
             continue
         variable = getattr(below, "variable", None)
         if variable is None:
-            candidates.append(below)
-        elif meter.takes(variable) and not math.isfinite(meter.summary(variable.detach(), 0, -1.0, math.inf)[3]):
+            if not _shows_finite_leaf(below, meter):
+                candidates.append(below)
+        elif meter.takes(variable) and not _is_finite(variable, meter):
             known = layers.parameter(variable)
             return known[0] if known else "a parameter"
     # The nodes below were looked at already and kept only finite tensors: their result is what went bad.
     return max(candidates, key=lambda n: n._sequence_nr()) if candidates else None
+
+
+def _bad_parameter(node: Any, meter: Meter) -> Any:
+    """A parameter that is not finite and went into `node` or into what it was given; None if there is none.
+
+    An operation keeps a weight only if its other factor needs a gradient, so the first layer's is not among the saved.
+    """
+    level = [node]
+    for _ in range(3):
+        level = [below for above in level for below, _ in above.next_functions if below is not None]
+        for below in level:
+            variable = getattr(below, "variable", None)
+            if variable is not None and meter.takes(variable) and not _is_finite(variable, meter):
+                return variable
+    return None
+
+
+def _is_finite(tensor: torch.Tensor, meter: Meter) -> bool:
+    return math.isfinite(meter.summary(tensor.detach(), 0, -1.0, math.inf)[3])
+
+
+def _shows_finite_leaf(node: Any, meter: Meter) -> bool:
+    """Whether a node only shows a finite leaf in another shape, as a linear layer's transposed weight is shown."""
+    for _ in range(4):
+        if node.name().rpartition("::")[2] not in _VIEWS or len(node.next_functions) != 1:
+            return False
+        node = node.next_functions[0][0]
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return meter.takes(variable) and _is_finite(variable, meter)
+        if node is None:
+            return False
+    return False
 
 
 def _undefined_below(node: Any) -> Any:
@@ -153,10 +198,6 @@ def _undefined_below(node: Any) -> Any:
         if isinstance(given, torch.Tensor) and not given.is_complex() and bool(outside(given.detach()).any()):
             return candidate
     return None
-
-
-def _has_graph_input(node: Any) -> bool:
-    return any(below is not None and getattr(below, "variable", None) is None for below, _ in node.next_functions)
 
 
 def _layer_of(parameter: str, layers: Layers) -> str | None:
