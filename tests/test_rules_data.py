@@ -73,7 +73,8 @@ def inputs(rms: float, amax: float, zeros: float = 0.0, spread: float = 1.0) -> 
         (inputs(1, 4), FLAT, []),
         (inputs(0.0005, 0.004), FLAT, ["error"]),
         (inputs(0.005, 0.9), FLAT, []),  # sparse, such as tf-idf
-        (inputs(1, 4, spread=500), FLAT, ["error"]),
+        (inputs(1, 40, spread=500), FLAT, ["error"]),
+        (inputs(1, 4, spread=500), FLAT, []),  # standardised images with constant borders
         (inputs(1, 4, zeros=100, spread=500), FLAT, []),
     ],
 )

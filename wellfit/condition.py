@@ -15,6 +15,8 @@ Verdict = Literal["too-short", "learning", "flat", "diverging", "non-finite"]
 
 FEWEST_STEPS = 20  # below this nothing is said about a curve
 FLAT_FALL = 0.02  # a loss that fell by less than 2 % of its start is flat (healthy runs: >= 34 % in 200 steps)
+MOSTLY_ZERO = 0.3  # share of losses that are exactly 0 from which on medians say nothing
+BOTH_SIGNS = 0.05  # share of losses on the rarer side of 0 from which on 0 is no floor, and nothing has to fall
 CONVERGED = 0.3  # a loss below this share of its start has done its job, flat or not
 AT_CHANCE = 0.97  # share of the loss of knowing only how frequent the answers are; healthy runs end below 0.85
 TURNS = 0.1  # share of the steps that the second player of a game takes at least
@@ -39,7 +41,7 @@ class Condition:
         noise: 1.48 x median absolute deviation of the loss around its running median.
         bad_step: first step whose loss is not finite, or None.
         chance: loss of a model that knows only how frequent the answers are, where it can be told; NaN elsewhere.
-        adversarial: several losses that need not fall (a GAN, an actor and its critic).
+        adversarial: losses that need not fall (a GAN, an actor and its critic, contrastive divergence).
     """
 
     verdict: Verdict
@@ -77,8 +79,8 @@ def condition(record: Record, site: int | None = None) -> Condition:
     """
     curve = record.loss(site)
     values = curve.value
-    adversarial = _adversarial(record)
     finite = np.isfinite(values)
+    adversarial = _adversarial(record) or _both_signs(record, values[finite])
     bad_step = _first_bad(curve)
     chance = chance_level(record) * loss_scale(record, curve)
     if finite.sum() < 2:
@@ -88,7 +90,11 @@ def condition(record: Record, site: int | None = None) -> Condition:
     seen = values[finite]
     window = max(3, min(50, len(seen) // 10))
     smooth = Curve(curve.step[finite], seen).smoothed(window).value
-    start = float(np.median(seen[: max(3, min(10, len(seen) // 10))]))
+    first = seen[: max(3, min(10, len(seen) // 10))]
+    start = float(np.median(first))
+    if np.mean(seen == 0) >= MOSTLY_ZERO:  # a hinge, one sample a step: the median is 0 whatever is learned
+        first = seen[: max(10, len(seen) // 10)]
+        start, smooth = float(np.mean(first)), _means(seen, len(first))
     end = float(smooth[-1])
     best = float(np.min(smooth[window - 1 :])) if len(smooth) >= window else float(np.min(smooth))
     noise = 1.48 * float(np.median(np.abs(seen - smooth)))
@@ -104,6 +110,15 @@ def condition(record: Record, site: int | None = None) -> Condition:
     else:
         verdict = "learning"
     return Condition(verdict, len(values), start, best, end, fall, noise, bad_step, chance, adversarial)
+
+
+def _means(values: Floats, width: int) -> Floats:
+    """Mean of the last `width` values at each place."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - width, 0)
+    result: Floats = (sums[ends] - sums[begins]) / (ends - begins)
+    return result
 
 
 def _at_chance(record: Record, seen: Floats, chance: float, start: float, best: float) -> bool:
@@ -196,6 +211,14 @@ def _first_bad(curve: Curve) -> int | None:
 def _adversarial(record: Record) -> bool:
     """Losses that need not fall: players that take turns (a GAN), or targets that move with what is learned (RL)."""
     return _take_turns(record) or _moving_targets(record)
+
+
+def _both_signs(record: Record, values: Floats) -> bool:
+    """A loss of the script's own that passes through 0: a difference (contrastive divergence) or a product (policy
+    gradient), whose size is not how well the model does."""
+    if len(values) < FEWEST_STEPS or training_loss(record) is not None:
+        return False
+    return min(float(np.mean(values < 0)), float(np.mean(values > 0))) >= BOTH_SIGNS
 
 
 def _take_turns(record: Record) -> bool:

@@ -12,6 +12,7 @@ from ward.visit import Visit
 
 STATES = {
     "right": "found, and rightly named",
+    "noted": "rightly named, but only as a note",
     "other": "found, under another name",
     "missed": "it hurt and nothing was found",
     "unhurt": "the program did as well as ever, and wellfit was silent",
@@ -19,6 +20,9 @@ STATES = {
     "unhurt-alarm": "the program did as well as ever, and something else was named",
     "misfit": "the fault does not fit this program",
 }
+
+
+HURT = ("right", "noted", "other", "missed")
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Matrix:
 
     def figures(self) -> dict[str, Any]:
         """The figures that count; shares are None where nothing was counted."""
-        hurt = [cell for cell in self.cells if cell.state in ("right", "other", "missed")]
+        hurt = [cell for cell in self.cells if cell.state in HURT]
         right = [cell for cell in hurt if cell.state == "right"]
         layers = [cell.layer for cell in right if cell.layer is not None]
         clean = [visit for visits in self.healthy.values() for visit in visits]
@@ -79,8 +83,9 @@ class Matrix:
             "cells": len(self.cells),
             "misfits": sum(cell.state == "misfit" for cell in self.cells),
             "hurt": len(hurt),
-            "detected": sum(cell.state != "missed" for cell in hurt),
+            "detected": sum(cell.state in ("right", "other") for cell in hurt),
             "right_rule": len(right),
+            "noted": sum(cell.state == "noted" for cell in hurt),
             "layer_asked": len(layers),
             "right_layer": sum(layers),
             "median_steps_until_named": statistics.median(waits) if waits else None,
@@ -93,8 +98,9 @@ def _state(patient: Patient, fault: Fault, visit: Visit, healthy: list[float]) -
     if visit.misfit:
         return "misfit"
     named = any(finding["rule"] in fault.rules for finding in visit.errors)
+    noted = any(finding["rule"] in fault.rules for finding in visit.findings)
     if not healthy or patient.hurt(visit.metric, healthy):
-        return "right" if named else "other" if visit.errors else "missed"
+        return "right" if named else "other" if visit.errors else "noted" if noted else "missed"
     return "unhurt-named" if named else "unhurt-alarm" if visit.errors else "unhurt"
 
 

@@ -15,7 +15,7 @@ from ward.matrix import STATES, Cell, Matrix
 from ward.visit import ROOT
 
 SIGNS = {
-    "right": "●", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!", "misfit": "–",
+    "right": "●", "noted": "◔", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!", "misfit": "–",
 }  # fmt: skip
 INTRODUCTION = """\
 Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and then made ill
@@ -65,7 +65,7 @@ def sentences(matrix: Matrix) -> list[str]:
         f"{figures['cells']} runs with a fault: {hurt} were hurt by it, {figures['unhurt']} were not "
         f"({figures['unhurt_alarms']} of these with another finding), {figures['misfits']} did not fit",
         f"of the {hurt} hurt: {figures['detected']} found{_share(figures['detected'], hurt)}, "
-        f"{right} under the right name{_share(right, hurt)}",
+        f"{right} under the right name{_share(right, hurt)}, {figures['noted']} more under it as a note only",
         f"of those rightly named: layer right in {figures['right_layer']} of {figures['layer_asked']} where the fault "
         f"is in a layer; median steps until named after the onset: {'none' if wait is None else f'{wait:g}'}",
     ]
@@ -82,7 +82,7 @@ def text(matrix: Matrix, facts: dict[str, str]) -> str:
         for seed, visit in enumerate(visits):
             lines += [f"false alarm: {name}, seed {seed}: {_told(error)}" for error in visit.alarms]
     for cell in matrix.cells:
-        if cell.state in ("missed", "other", "unhurt-alarm"):
+        if cell.state in ("missed", "noted", "other", "unhurt-alarm"):
             found = ", ".join(dict.fromkeys(error["rule"] for error in cell.visit.errors)) or "nothing"
             lines.append(f"{cell.state:12} {cell.patient} x {cell.fault}: {found}")
     lines += ["", ", ".join(f"{key}: {value}" for key, value in facts.items())]
@@ -125,7 +125,7 @@ def document(matrix: Matrix, facts: dict[str, str]) -> str:
         lines.append(f"| {patient.name} | " + " | ".join(SIGNS[cell.state] if cell else "" for cell in cells) + " |")
     lines += ["", "## What was not rightly named", "", "| patient | fault | metric | found |", "|---|---|---|---|"]
     for cell in matrix.cells:
-        if cell.state in ("missed", "other", "unhurt-alarm"):
+        if cell.state in ("missed", "noted", "other", "unhurt-alarm"):
             lines.append(f"| {cell.patient} | {cell.fault} | {_metric(cell)} | {_found(cell)} |")
     return "\n".join(lines) + "\n"
 

@@ -8,6 +8,7 @@ import sysconfig
 from types import CodeType, FrameType
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_MODELS = os.path.join(OURS, "nn") + os.sep  # layers that users build with, as they do with torch's
 _LIBRARY = tuple(
     {
         os.path.abspath(path) + os.sep
@@ -35,6 +36,11 @@ def is_user_file(name: str) -> bool:
         ) or name.startswith("<ipython-input")
         _is_user[name] = known
     return known
+
+
+def is_ours(name: str) -> bool:
+    """Whether code from this file watches or changes the user's program, rather than being a part of it."""
+    return name.startswith(OURS) and not name.startswith(_MODELS)
 
 
 def user_frame(frame: FrameType | None, limit: int = 80) -> FrameType | None:

@@ -157,7 +157,7 @@ def _bad_parameter(node: Any, meter: Meter) -> Any:
     An operation keeps a weight only if its other factor needs a gradient, so the first layer's is not among the saved.
     """
     level = [node]
-    for _ in range(3):
+    for _ in range(4):
         level = [below for above in level for below, _ in above.next_functions if below is not None]
         for below in level:
             variable = getattr(below, "variable", None)

@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from wellfit.probe.fence import Fence
-from wellfit.probe.locate import OURS, Place, cached_place
+from wellfit.probe.locate import OURS, Place, cached_place, is_ours
 from wellfit.probe.statistics import shape_of
 
 CALLS = 20_000  # a trace longer than this is given up: not a training step
@@ -71,7 +71,7 @@ class Trace(TorchFunctionMode):
         self._count += 1
         caller = sys._getframe(2).f_code.co_filename
         # What overrides compute is a part of the program.
-        if self._count > CALLS or (caller.startswith(OURS) and not caller.startswith(_OVERRIDES)):
+        if self._count > CALLS or (is_ours(caller) and not caller.startswith(_OVERRIDES)):
             return
         name = getattr(func, "__name__", "")
         if name == "__get__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wellfit.probe.locate import OURS
+from wellfit.probe.locate import is_ours
 
 # The warnings module leaves out frames of a file of such a name when it counts up to the caller (its own words: "frames
 # that are internal to the import system"), in all supported versions of Python.
@@ -26,7 +26,7 @@ def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
     links: list[TracebackType] = []
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename == UNCOUNTED or code.co_filename.startswith(OURS):
+        if code.co_filename == UNCOUNTED or is_ours(code.co_filename):
             if code.co_name == "__torch_function__":
                 _forget_detour(links)
         elif code.co_name == "inner" and links and _went_round(links[-1]) and code.co_filename == _call.co_filename:

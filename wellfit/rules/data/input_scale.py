@@ -20,8 +20,8 @@ class InputScale(Rule):
 
     What it checks
         The first floating-point input of the model: rms above `rms_high` or below `rms_low`, or features whose rms
-        differ by more than `spread` (sparse inputs are left out). An error if the loss fits poorly, a note if the run
-        copes. The mean is not judged.
+        differ by more than `spread` with elements above `spread_amax` (sparse inputs are left out). An error if the
+        loss fits poorly, a note if the run copes. The mean is not judged.
 
     Why it hurts
         The first layer's outputs and gradients grow with its input: large inputs saturate units and kill ReLUs in the
@@ -65,6 +65,8 @@ class InputScale(Rule):
     rms_high: float = 10.0  # rms of the input; healthy runs 0.3 to 4.8
     rms_low: float = 0.01  # rms of the input, if no element exceeds ten times that
     spread: float = 100.0  # largest over smallest rms of the features
+    spread_amax: float = 5.0  # largest element from which on the spread counts: below it no feature drowns the others,
+    # one is only small (the pixels at the border of standardised images)
     sparse: float = 0.3  # share of zeros from which the spread of features says nothing
     inside: float = 0.05  # share of the output rms that the first layer's weights lead one to expect
     batches: int = 3  # sampled batches
@@ -125,7 +127,7 @@ class InputScale(Rule):
             problem = f"its inputs have an rms of {rms:.3g} (largest {amax:.3g})"
         elif rms < self.rms_low and amax < 10 * self.rms_low:
             problem = f"its inputs are tiny: rms {rms:.2g}, largest {amax:.2g} (scaled twice?)"
-        elif spread > self.spread:
+        elif spread > self.spread and amax > self.spread_amax:
             problem = f"the rms of its features differ by a factor of {spread:.3g}"
         else:
             return
