@@ -15,7 +15,8 @@ from ward.matrix import STATES, Cell, Matrix
 from ward.visit import ROOT
 
 SIGNS = {
-    "right": "●", "noted": "◔", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!", "misfit": "–",
+    "right": "●", "noted": "◔", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!",
+    "misfit": "–",
 }  # fmt: skip
 INTRODUCTION = """\
 Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and then made ill
