@@ -82,7 +82,7 @@ FAULTS = (
     Fault("optimizer-reborn", ("reinit-optimizer",), _set("optimizer-reborn"), _set("stateful")),
     # The weights.
     Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), layers=_everywhere, quick=True),
-    Fault("init-times-10", ("init=scale:10",), _set("init-gain", "initial-loss"), _set("layers")),
+    Fault("init-times-10", ("init=scale,factor:10",), _set("init-gain", "initial-loss"), _set("layers")),
     Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu"), layers=_everywhere),
     # The model.
     Fault("sigmoid-at-depth", ("activation=sigmoid",), _set("vanishing", "saturated"), _set("deep")),
@@ -94,7 +94,7 @@ FAULTS = (
     Fault("dropout-95", ("dropout=0.95",), _set("dropout-extreme"), _set("layers")),
     # The loss.
     Fault("softmax-first", ("softmax-first",), _set("loss-head-mismatch"), _set("classifier"), quick=True),
-    Fault("loss-broadcast", ("loss-broadcast",), _set("loss-broadcast"), _set("column-regression")),
+    Fault("loss-broadcast", ("loss-broadcast",), _set("loss-broadcast"), _set("regression")),
     # The data.
     Fault("raw-input", ("scale-input=255",), _set("input-scale"), _set("float-input"), quick=True),
     Fault("raw-target", ("scale-target=1000",), _set("label-range"), _set("regression")),
