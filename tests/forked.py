@@ -41,18 +41,31 @@ class Forks:
 
     def run(self, folder: Path, script: str, *overrides: str) -> Ran:
         """As `overridden.run`."""
+        folder, code = self._fork(folder, script, as_json(parse(overrides)))
+        records = open_run(folder).records
+        out, err = ((folder / name).read_text() for name in ("out", "err"))
+        return Ran(code, out, err, records[0] if records else None)
+
+    def plain(self, folder: Path, script: str) -> list[str]:
+        """What a script prints without wellfit."""
+        folder, code = self._fork(folder, script, None)
+        assert code == 0, (folder / "err").read_text()
+        return (folder / "out").read_text().splitlines()
+
+    def _fork(self, folder: Path, script: str, entries: list[dict[str, Any]] | None) -> tuple[Path, int]:
+        """Run a script in a folder of its own; gives that and the exit code.
+
+        Args:
+            entries: overrides as JSON; None runs it without the probe.
+        """
         folder = folder / f"run{len(list(folder.glob('run*')))}"
         folder.mkdir()
         (folder / "train.py").write_text(dedent(script))
         write_json(folder / "run.json", {"version": 1, "id": "run", "status": "running", "started": 0.0})
-        job = json.dumps([str(folder), as_json(parse(overrides))])
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(job + "\n")
+        self._server.stdin.write(json.dumps([str(folder), entries]) + "\n")
         self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
-        records = open_run(folder).records
-        out, err = ((folder / name).read_text() for name in ("out", "err"))
-        return Ran(code, out, err, records[0] if records else None)
+        return folder, int(self._server.stdout.readline())
 
 
 def _serve() -> None:
@@ -86,23 +99,27 @@ def _end(function: Any, *args: Any) -> None:
         os._exit(code)
 
 
-def _train(folder: str, entries: list[dict[str, Any]]) -> None:
+def _train(folder: str, entries: list[dict[str, Any]] | None) -> None:
     """The script's part of a run; an exception ends this process as it would end the script's."""
-    import torch
-
-    from wellfit.overrides.points import install
-    from wellfit.probe.attach import attach
-
     os.chdir(folder)
     sys.stdin = open(os.devnull)  # noqa: SIM115
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY), descriptor)
     sys.path[0], sys.argv = folder, ["train.py"]
-    options = {"run": folder, "overhead": 1.0, "quota": 100_000_000, "every": 1}
-    attachment = attach(torch, options)
+    if entries is not None:
+        _probe(folder, entries)
+    runpy.run_path(os.path.join(folder, "train.py"), run_name="__main__")
+
+
+def _probe(folder: str, entries: list[dict[str, Any]]) -> None:
+    import torch
+
+    from wellfit.overrides.points import install
+    from wellfit.probe.attach import attach
+
+    attachment = attach(torch, {"run": folder, "overhead": 1.0, "quota": 100_000_000, "every": 1})
     if entries:
         install(entries, attachment)
-    runpy.run_path(os.path.join(folder, "train.py"), run_name="__main__")
 
 
 if __name__ == "__main__":

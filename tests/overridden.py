@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Protocol
 
 from wellfit.record import Record, open_run
 
@@ -35,6 +36,12 @@ class Ran:
         return self.out.splitlines()
 
 
+class Run(Protocol):
+    """Runs a script under overrides."""
+
+    def __call__(self, script: str, *overrides: str) -> Ran: ...
+
+
 def run(folder: Path, script: str, *overrides: str, every: int = 1, timeout: int = 120) -> Ran:
     """Run a script under overrides, each as typed on the command line.
 
@@ -52,12 +59,3 @@ def run(folder: Path, script: str, *overrides: str, every: int = 1, timeout: int
     runs = sorted((folder / ".wellfit").glob("*/run.json")) if (folder / ".wellfit").is_dir() else []
     records = open_run(runs[-1].parent).records if runs else []
     return Ran(done.returncode, done.stdout, done.stderr, records[0] if records else None)
-
-
-def plain(folder: Path, script: str) -> list[str]:
-    """What a script prints without wellfit."""
-    (folder / "plain.py").write_text(dedent(script))
-    done = subprocess.run(
-        [sys.executable, "plain.py"], cwd=folder, env=ENV, text=True, capture_output=True, timeout=120, check=True
-    )
-    return done.stdout.splitlines()

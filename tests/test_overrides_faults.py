@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forked import Forks
-from overridden import Ran
+from written import changed, each, same_as_by_hand, stopped
 
 from wellfit.catalogue import rules
 from wellfit.diagnose import diagnose
@@ -69,23 +68,6 @@ for step in range(20):
 """
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-def changed(script: str, *pairs: tuple[str, str]) -> str:
-    """The script with pieces of it replaced; lines for its places are given as ("# batch", "one; two")."""
-    for old, new in pairs:
-        assert old in script
-        if old.startswith("#"):
-            line = next(line for line in script.splitlines() if line.strip() == old)
-            new = f"\n{line[: len(line) - len(old)]}".join(new.split("; "))
-        script = script.replace(old, new)
-    return script
-
-
 def found(folder: Path) -> set[str]:
     """The findings of the last run, those that others explain too."""
     last = max(folder.glob("run*"), key=lambda run: int(run.name.removeprefix("run")))
@@ -93,13 +75,6 @@ def found(folder: Path) -> set[str]:
     return {one.rule for one in diagnosis.findings} | {one.rule for _, one in diagnosis.folded}
 
 
-def said(ran: Ran, name: str) -> str:
-    """What an override says it changed."""
-    assert ran.record is not None
-    return "; ".join(next(made for made in ran.record.overrides.values() if made.name == name).changed)
-
-
-NAN = "p = parameters[0]; torch.no_grad().__enter__(); "
 ONCE = "if step == 3: "
 # override, script, by hand, what it says, finding
 BY_HAND = [
@@ -214,9 +189,7 @@ BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("override", "script", "pairs", "what", "finding"), BY_HAND, ids=[f"{n}-{row[0]}" for n, row in enumerate(BY_HAND)]
-)
+@each("override, script, pairs, what, finding", BY_HAND)
 def test_as_by_hand(
     forks: Forks,
     tmp_path: Path,
@@ -226,15 +199,7 @@ def test_as_by_hand(
     what: str,
     finding: str | None,
 ) -> None:
-    # GIVEN the fault written into the script
-    healthy, wanted = forks.run(tmp_path, script), forks.run(tmp_path, changed(script, *pairs))
-    assert healthy.code == wanted.code == 0, wanted.err
-    # WHEN the script runs as it is, under the fault
-    ran = forks.run(tmp_path, script, override)
-    # THEN it prints the same, which is not what it prints without
-    assert (ran.code, ran.lines) == (0, wanted.lines), ran.err
-    assert ran.lines != healthy.lines
-    assert what in said(ran, override.partition("=")[0])
+    same_as_by_hand(forks, tmp_path, override, script, pairs, what)
     # THEN the rule for it speaks
     assert finding is None or finding in found(tmp_path)
 
@@ -284,14 +249,12 @@ UNFIT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("override", "script", "sentence"), UNFIT, ids=[f"{n}-{row[0]}" for n, row in enumerate(UNFIT)]
-)
+@each("override, script, sentence", UNFIT)
 def test_where_it_does_not_fit(forks: Forks, tmp_path: Path, override: str, script: str, sentence: str) -> None:
     ran = forks.run(tmp_path, script, override)
 
-    assert (ran.code, ran.err.count("\n"), ran.lines) == (2, 1, []), ran.err
-    assert sentence in ran.err and "nothing was trained" in ran.err
+    stopped(ran, sentence)
+    assert ran.lines == []
 
 
 @pytest.mark.parametrize(
@@ -318,11 +281,11 @@ def test_refused(override: str) -> None:
 
 def test_ignored_labels_stay_ignored(forks: Forks, tmp_path: Path) -> None:
     ignoring = CLASSES.replace("\nmodel =", "\ny[::4] = -100\nmodel =")
-    by_hand = changed(ignoring, ("# out", "b = torch.where(b == -100, b, (b + 2) % 3)"))
+    wanted = changed(ignoring, ("# out", "b = torch.where(b == -100, b, (b + 2) % 3)"))
 
     ran = forks.run(tmp_path, ignoring, "label-shift=2")
 
-    assert ran.code == 0 and ran.lines == forks.run(tmp_path, by_hand).lines
+    assert ran.code == 0 and ran.lines == forks.run(tmp_path, wanted).lines
 
 
 def test_a_cure_acts_on_a_fault(forks: Forks, tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ from wellfit.testing import MadeRun
 WEIGHT = "fc.weight"
 
 
-def made_run(folder: Path, losses: list[float]) -> MadeRun:
+def made_run(folder: Path, losses: list[float], known: bool = True) -> MadeRun:
+    """A run with these losses, of a function of torch's or (not `known`) computed by hand."""
+    folder.mkdir(exist_ok=True)
     made = MadeRun(folder)
-    made.loss_function()
+    if known:
+        made.loss_function()
     made.weight(WEIGHT)
     for loss in losses:
         made.step(loss)
@@ -94,6 +97,23 @@ def test_two_phases_of_one_program_do_not_take_turns(tmp_path: Path) -> None:
     for step in range(50):
         made.out.row(ord("B"), 0, 1, 60 + step, 1.0, 0.0)
     assert not condition(made.record()).adversarial
+
+
+def test_a_hinge_loss_of_one_sample_is_judged_by_its_mean(tmp_path: Path) -> None:
+    """Most samples lie on the right side from early on: the median is 0 while the mean still falls."""
+    falling = [3.0 / (1 + step / 20) if step % 4 == 0 else 0.0 for step in range(400)]
+    assert condition(made_run(tmp_path / "falling", falling, known=False).record()).verdict == "learning"
+    assert condition(made_run(tmp_path / "short", falling[:30], known=False).record()).verdict == "too-short"
+    level = [3.0 if step % 3 == 0 else 0.0 for step in range(300)]
+    assert condition(made_run(tmp_path / "level", level, known=False).record()).verdict == "flat"
+    assert condition(made_run(tmp_path / "nothing", [0.0] * 100, known=False).record()).verdict == "flat"
+
+
+def test_a_loss_of_both_signs_has_no_floor(tmp_path: Path) -> None:
+    """Free energy of data less that of samples, or a policy's return times its log-probability."""
+    record = made_run(tmp_path, [math.sin(step) for step in range(200)], known=False).record()
+    assert condition(record).adversarial
+    assert not list(Diverged().check(record)) and not list(Plateau().check(record))
 
 
 def test_a_loss_at_the_level_of_guessing_is_a_plateau(tmp_path: Path) -> None:

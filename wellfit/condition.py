@@ -92,7 +92,9 @@ def condition(record: Record, site: int | None = None) -> Condition:
     smooth = Curve(curve.step[finite], seen).smoothed(window).value
     first = seen[: max(3, min(10, len(seen) // 10))]
     start = float(np.median(first))
+    telling = len(seen)
     if np.mean(seen == 0) >= MOSTLY_ZERO:  # a hinge, one sample a step: the median is 0 whatever is learned
+        telling = int(np.count_nonzero(seen)) or len(seen)
         first = seen[: max(10, len(seen) // 10)]
         start, smooth = float(np.mean(first)), _means(seen, len(first))
     end = float(smooth[-1])
@@ -101,7 +103,7 @@ def condition(record: Record, site: int | None = None) -> Condition:
     fall = (start - end) / max(abs(start), 1e-12)
     if bad_step is not None:
         verdict = "non-finite"
-    elif len(seen) < FEWEST_STEPS:
+    elif telling < FEWEST_STEPS:
         verdict = "too-short"
     elif end > best + 8 * noise + (DIVERGED - 1) * abs(best) and end > start:
         verdict = "diverging"

@@ -21,9 +21,10 @@ from torch import nn
 
 from wellfit.errors import WellfitError
 from wellfit.overrides.calls import ForwardCall
+from wellfit.overrides.nested import mapped, reals_in, tensors_in
 from wellfit.overrides.program import Program
 from wellfit.overrides.traceless import no_trace
-from wellfit.overrides.tree import is_layer, is_norm, map_tensors, tensors_in
+from wellfit.overrides.tree import is_layer, is_norm
 from wellfit.overrides.trial import called, leaves
 
 
@@ -130,7 +131,7 @@ class _Search:
             except WellfitError as error:
                 self._trouble = self._trouble or str(error)
                 return {}
-        if any(bool(tensor.isnan().any()) for tensor in tensors_in(output)):
+        if any(bool(tensor.isnan().any()) for tensor in reals_in(output)):
             self._trouble = "it gives (a part of) the model's output"
         return self._came
 
@@ -156,7 +157,7 @@ class _Search:
         """A layer with weights is called: note the positions that are NaN and give it 0 there."""
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            given = list(tensors_in((args, kwargs)))
+            given = list(reals_in((args, kwargs)))
             for index, tensor in enumerate(given):
                 spoiled = tensor.isnan()
                 if not bool(spoiled.any()):
@@ -165,7 +166,7 @@ class _Search:
                     self._note(name, module, spoiled)
                 elif not (isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and module is self._spoiled):
                     self._trouble = self._trouble or f"{name} takes it in a way that is not known"
-            return map_tensors((args, kwargs), _clean)
+            return mapped((args, kwargs), _clean)
 
         return before
 
@@ -206,7 +207,7 @@ class _Spoil:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if isinstance(output, nn.utils.rnn.PackedSequence):
             return output
-        return map_tensors(output, self._spoiled)
+        return mapped(output, self._spoiled)
 
     def _spoiled(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point() or not tensor.dim():
@@ -276,24 +277,13 @@ def _agree(one: Group, other: Group) -> bool:
 
 def _smaller(root: nn.Module, call: ForwardCall) -> ForwardCall:
     """The first two rows of the batch, where the model takes them: the trials are many."""
-    sizes = {tensor.shape[0] for tensor in _all_tensors((call.args, call.kwargs)) if tensor.dim()}
+    sizes = {tensor.shape[0] for tensor in tensors_in((call.args, call.kwargs)) if tensor.dim()}
     if len(sizes) != 1 or sizes.pop() <= 4:
         return call
-    args, kwargs = map_tensors((call.args, call.kwargs), lambda tensor: tensor[:2] if tensor.dim() else tensor)
+    args, kwargs = mapped((call.args, call.kwargs), lambda tensor: tensor[:2] if tensor.dim() else tensor)
     smaller = ForwardCall(args, kwargs)
     try:
         called(root, smaller)
     except WellfitError:
         return call
     return smaller
-
-
-def _all_tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(value, note)
-    return found

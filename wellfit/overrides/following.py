@@ -34,48 +34,25 @@ def follow_parameters(root: nn.Module, before: Sequence[tuple[str, nn.Parameter]
     for optimizer in optimizers:
         for index, name, parameter in new:
             twin = old.get(name)
-            if twin is not None and _replace(optimizer, twin, parameter):
+            if twin is not None and _put(optimizer, twin, parameter):
                 continue
             predecessors = [other for _, other in reversed(now[:index])]
             successors = [other for _, other in now[index + 1 :]]
             for neighbour in [*predecessors, *successors, *(old[n] for n in old)]:
-                if _insert_behind(optimizer, neighbour, parameter):
+                if _put(optimizer, neighbour, neighbour, parameter):
                     break
         for parameter in gone:
-            _remove(optimizer, parameter)
+            _put(optimizer, parameter)
     return True
 
 
-def _place(optimizer: Any, parameter: nn.Parameter) -> tuple[list[Any], int] | None:
+def _put(optimizer: Any, parameter: nn.Parameter, *instead: nn.Parameter) -> bool:
+    """Put others (or none, or it among them) in the place of a parameter; False if the optimizer does not hold it."""
     for group in optimizer.param_groups:
         for index, held in enumerate(group["params"]):
             if held is parameter:
-                return group["params"], index
-    return None
-
-
-def _replace(optimizer: Any, old: nn.Parameter, new: nn.Parameter) -> bool:
-    found = _place(optimizer, old)
-    if found is None:
-        return False
-    held, index = found
-    held[index] = new
-    optimizer.state.pop(old, None)
-    return True
-
-
-def _insert_behind(optimizer: Any, neighbour: nn.Parameter, new: nn.Parameter) -> bool:
-    found = _place(optimizer, neighbour)
-    if found is None:
-        return False
-    held, index = found
-    held.insert(index + 1, new)
-    return True
-
-
-def _remove(optimizer: Any, parameter: nn.Parameter) -> None:
-    found = _place(optimizer, parameter)
-    if found is not None:
-        held, index = found
-        del held[index]
-        optimizer.state.pop(parameter, None)
+                group["params"][index : index + 1] = instead
+                if all(other is not parameter for other in instead):
+                    optimizer.state.pop(parameter, None)
+                return True
+    return False

@@ -1,8 +1,9 @@
-"""Tensors inside of what models and loaders hand around: tuples, lists and dictionaries of them."""
+"""Tensors inside of what models and loaders hand around: tuples, lists, dictionaries and objects that hold them."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same structure with each tensor changed; what is neither tensor nor container stays the same object."""
+    """The same tuples, lists and dictionaries with each tensor changed; what is anything else stays the same object."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
@@ -19,7 +20,7 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         return PackedSequence(change(value.data), value.batch_sizes, *order)
     if isinstance(value, tuple):
         items = [mapped(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
     if isinstance(value, list):
         return [mapped(item, change) for item in value]
     if isinstance(value, dict):
@@ -30,14 +31,25 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return value
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of a structure."""
+def tensors_in(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:
+    """All tensors of a structure, those in the fields of a data class or a distribution too."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            if item is not None:
-                yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
+    elif depth:
+        for item in _held(value):
+            yield from tensors_in(item, depth - 1)
+
+
+def reals_in(value: Any) -> Iterator[torch.Tensor]:
+    """The floating-point tensors of a structure."""
+    return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())
+
+
+def _held(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (tuple, list)):
+        return tuple(value)
+    if isinstance(value, dict):
+        return tuple(value.values())
+    if isinstance(value, torch.distributions.Distribution) or dataclasses.is_dataclass(value):
+        return tuple(getattr(value, "__dict__", {}).values())
+    return ()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -77,14 +73,6 @@ def forbid_parallel(root: nn.Module) -> None:
         raise WellfitError(f"the model is in {wrapper}, which has noted its parameters: run it in one process")
 
 
-def listed(names: Iterable[str]) -> str:
-    """ "fc1, fc2 and 3 more"."""
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) <= 4:
-        return ", ".join(distinct)
-    return f"{', '.join(distinct[:3])} and {len(distinct) - 3} more"
-
-
 def holders(root: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
     """Where in a model a module is held: (holder, name), once for each."""
     return [(parent, name) for parent in root.modules() for name, child in parent._modules.items() if child is module]
@@ -95,33 +83,3 @@ def exchange(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
     for parent, name in holders(root, old):
         parent._modules[name] = new
-
-
-def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same nest of tuples, lists and dictionaries with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, tuple):
-        parts = [map_tensors(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, list):
-        return [map_tensors(part, change) for part in value]
-    if isinstance(value, dict):
-        return {key: map_tensors(part, change) for key, part in value.items()} if type(value) is dict else value
-    return value
-
-
-def tensors_in(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:
-    """The floating-point tensors in a nest of tuples, lists, dictionaries and objects (a distribution, say)."""
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point():
-            yield value
-    elif depth and isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part, depth - 1)
-    elif depth and isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part, depth - 1)
-    elif depth and (dataclasses.is_dataclass(value) or isinstance(value, torch.distributions.Distribution)):
-        for part in vars(value).values():
-            yield from tensors_in(part, depth - 1)

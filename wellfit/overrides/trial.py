@@ -25,9 +25,10 @@ from wellfit.overrides.layers.functional import (
     begin_forward,
     site_of_caller,
 )
+from wellfit.overrides.nested import mapped, reals_in
 from wellfit.overrides.program import Program
 from wellfit.overrides.traceless import no_trace
-from wellfit.overrides.tree import is_layer, is_leaf, map_tensors, tensors_in
+from wellfit.overrides.tree import is_layer, is_leaf
 
 
 @dataclass(eq=False)
@@ -144,7 +145,7 @@ def called(root: nn.Module, call: ForwardCall) -> Any:
     Raises:
         WellfitError: it raises an error.
     """
-    args, kwargs = map_tensors((call.args, call.kwargs), _copy)
+    args, kwargs = mapped((call.args, call.kwargs), _copy)
     begin_forward()
     try:
         return root(*args, **kwargs)
@@ -177,12 +178,12 @@ class _Recorder(TorchFunctionMode):
 
     def _hook(self, name: str) -> Callable[..., Any]:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            given = list(tensors_in((args, kwargs)))
+            given = list(reals_in((args, kwargs)))
             kind = "layer" if is_layer(module) else "module"
             call = self._call(kind, name, given, output)
             call.module = module
             if kind == "layer":
-                return map_tensors(output, lambda tensor: self._begin(tensor, call))
+                return mapped(output, lambda tensor: self._begin(tensor, call))
             self._made(call, output)
             return None
 
@@ -203,14 +204,14 @@ class _Recorder(TorchFunctionMode):
 
     def _call(self, kind: str, name: str, given: list[torch.Tensor], output: Any) -> Call:
         shapes = tuple(tuple(tensor.shape) for tensor in given)
-        first = next(tensors_in(output), None)
+        first = next(reals_in(output), None)
         call = Call(len(self.trial.calls), kind, name, inputs=shapes, output=None if first is None else (*first.shape,))
         call.sources, call.passed = self._behind(given)
         self.trial.calls.append(call)
         return call
 
     def _made(self, call: Call, output: Any) -> None:
-        for tensor in tensors_in(output):
+        for tensor in reals_in(output):
             if tensor.grad_fn is not None and tensor.grad_fn not in self._nodes:
                 self._nodes[tensor.grad_fn] = call
 
@@ -248,7 +249,7 @@ class _Recorder(TorchFunctionMode):
 
     def result(self, output: Any) -> Trial:
         """All that was seen, when the call has ended."""
-        tensors = list(tensors_in(output))
+        tensors = list(reals_in(output))
         self.trial.outputs = [tuple(tensor.shape) for tensor in tensors]
         self.trial.heads, _ = self._behind(tensors)
         if not self.trial.heads:

@@ -25,6 +25,23 @@ def is_stream(dataset: Any) -> bool:
     return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
 
 
+def why_left(arguments: dict[str, Any], loaders: str, sampler_says: str) -> str:
+    """Why a loader that is about to be made can have no other items, nor another order of them; "" if it can.
+
+    Args:
+        loaders: the value of `which`.
+        sampler_says: what stands against it where the loader has a sampler of its own.
+    """
+    from torch.utils.data import RandomSampler, SequentialSampler
+
+    if loaders == "training" and not arguments_train(arguments):
+        return FOR_TESTS
+    if is_stream(arguments["dataset"]):
+        return "its dataset is read as a stream"
+    plain = arguments["sampler"] is None or type(arguments["sampler"]) in (RandomSampler, SequentialSampler)
+    return "" if plain and arguments["batch_sampler"] is None else sampler_says
+
+
 def arguments_train(arguments: dict[str, Any]) -> bool:
     """Whether a loader that is about to be made is for training: its items come in an order of their own."""
     from torch.utils.data import SequentialSampler

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wellfit.errors import WellfitError
-from wellfit.overrides.data._loaders import FOR_TESTS, arguments_train, is_stream, which
+from wellfit.overrides.data._loaders import which, why_left
 from wellfit.overrides.draws import Draws
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number, whole
@@ -58,24 +58,16 @@ class LimitData(Override):
 
     def loader(self, program: Program, arguments: dict[str, Any]) -> None:
         """See `Override`."""
-        from torch.utils.data import RandomSampler, SequentialSampler
+        from torch.utils.data import RandomSampler
 
-        name = f"DataLoader{here_text()}"
-        dataset, sampler = arguments["dataset"], arguments["sampler"]
-        if self.loaders == "training" and not arguments_train(arguments):
-            self.left_out(name, FOR_TESTS)
-        elif is_stream(dataset):
-            self.left_out(name, "its dataset is read as a stream")
-        elif arguments["batch_sampler"] is not None or type(sampler) not in (
-            type(None),
-            RandomSampler,
-            SequentialSampler,
-        ):
-            self.left_out(name, "its sampler was made for the whole dataset")
-        else:
-            self._limit(name, arguments)
-            if sampler is not None:
-                arguments["sampler"], arguments["shuffle"] = None, type(sampler) is RandomSampler
+        name, sampler = f"DataLoader{here_text()}", arguments["sampler"]
+        why = why_left(arguments, self.loaders, "its sampler was made for the whole dataset")
+        if why:
+            self.left_out(name, why)
+            return
+        self._limit(name, arguments)
+        if sampler is not None:
+            arguments["sampler"], arguments["shuffle"] = None, type(sampler) is RandomSampler
 
     def _limit(self, name: str, arguments: dict[str, Any]) -> None:
         import torch

@@ -11,6 +11,7 @@ from wellfit.errors import WellfitError
 from wellfit.overrides.modules import layers_with_parameters, matches
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number, text
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,11 +74,8 @@ class LeaveOut(Override):
             raise WellfitError(f"{program.name(optimizer)} would have nothing left to train")
         for group in optimizer.param_groups:
             group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
-        names = [name for name, _ in meant]
-        self.changed(
-            f"{program.name(optimizer)}: without {', '.join(names[:6])}"
-            + f" and {len(names) - 6} more" * (len(names) > 6)
-        )
+        names = listed((name for name, _ in meant), most=6)
+        self.changed(f"{program.name(optimizer)}: without {names}")
 
     def _layers(self) -> list[tuple[str, list[tuple[str, Any]]]]:
         """The layers of the models that were called, each with its own parameters by full name."""

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wellfit.overrides.data._loaders import FOR_TESTS, arguments_train, is_stream, which
+from wellfit.overrides.data._loaders import which, why_left
 from wellfit.overrides.override import Override
 from wellfit.overrides.places import here_text
 
@@ -44,20 +44,10 @@ class SortLabels(Override):
 
     def loader(self, program: Program, arguments: dict[str, Any]) -> None:
         """See `Override`."""
-        from torch.utils.data import RandomSampler, SequentialSampler
-
         name = f"DataLoader{here_text()}"
-        dataset, sampler = arguments["dataset"], arguments["sampler"]
-        if self.loaders == "training" and not arguments_train(arguments):
-            self.left_out(name, FOR_TESTS)
-        elif is_stream(dataset):
-            self.left_out(name, "its dataset is read as a stream")
-        elif arguments["batch_sampler"] is not None or type(sampler) not in (
-            type(None),
-            RandomSampler,
-            SequentialSampler,
-        ):
-            self.left_out(name, "its sampler decides the order")
+        why = why_left(arguments, self.loaders, "its sampler decides the order")
+        if why:
+            self.left_out(name, why)
         else:
             self._sort(name, program, arguments)
 

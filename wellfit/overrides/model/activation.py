@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, whole
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,7 +174,7 @@ class Activation(Override):
     def _modules(self, root: nn.Module, hidden: list[Call], staying: list[Call]) -> None:
         from torch import nn
 
-        from wellfit.overrides.tree import exchange, listed
+        from wellfit.overrides.tree import exchange
 
         stay = {call.module for call in staying}
         done: dict[str, list[str]] = {}

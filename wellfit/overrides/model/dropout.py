@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,7 +117,7 @@ class Dropout(Override):
         from torch import nn
 
         from wellfit.overrides.layers.hooks import Drop
-        from wellfit.overrides.tree import is_new, listed
+        from wellfit.overrides.tree import is_new
 
         before: dict[nn.Module, str] = {}
         for call in trial.layers:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.overrides.model._loaded import note_loading
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,7 @@ class ForgetBias(Override):
         """See `Override`."""
         from torch import nn
 
-        from wellfit.overrides.tree import forbid_compiled, is_new, listed, mark
+        from wellfit.overrides.tree import forbid_compiled, is_new, mark
 
         forbid_compiled(root)
         changed = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import text
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,7 @@ class Freeze(Override):
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         from wellfit.overrides.layers.hooks import StandStill
-        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_norm, listed
+        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_norm
 
         forbid_compiled(root)
         names = {name: parameter for name, parameter in root.named_parameters() if self._fits(name)}

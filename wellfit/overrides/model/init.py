@@ -10,6 +10,7 @@ from wellfit.overrides.model._loaded import note_loading
 from wellfit.overrides.model._weights import Weight, gain_after, weights_of
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, number, text
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ class Init(Override):
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, listed, mark
+        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, mark
         from wellfit.overrides.trial import try_call
 
         if not is_new(self, root):

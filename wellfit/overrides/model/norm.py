@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, whole
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,8 +89,6 @@ class Norm(Override):
     # Put in ---------------------------------------------------------------------------------------------------------
 
     def _insert(self, trial: Trial, layers: list[Call]) -> list[nn.Module]:
-        from wellfit.overrides.tree import listed
-
         new: dict[nn.Module, str] = {}
         for call in layers:
             layer = call.module
@@ -177,7 +176,7 @@ class Norm(Override):
     def _exchange(self, root: nn.Module, present: list[Call]) -> list[nn.Module]:
         from torch import nn
 
-        from wellfit.overrides.tree import exchange, holders, listed
+        from wellfit.overrides.tree import exchange, holders
 
         done: dict[str, list[str]] = {}
         made: list[nn.Module] = []

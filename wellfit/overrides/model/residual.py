@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wellfit.overrides.override import Override
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,7 @@ class Residual(Override):
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         from wellfit.overrides.layers.hooks import Around
-        from wellfit.overrides.tree import forbid_compiled, is_new, listed, mark
+        from wellfit.overrides.tree import forbid_compiled, is_new, mark
         from wellfit.overrides.trial import try_call
 
         if not is_new(self, root):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,7 +110,6 @@ class Width(Override):
     ) -> str:
         """Rebuild a group; where the model does not work after that, everything is put back and the reason given."""
         from wellfit.overrides.model._sizes import Rebuilt
-        from wellfit.overrides.tree import listed
         from wellfit.overrides.trial import try_call
 
         width = self._new_width(root, group)

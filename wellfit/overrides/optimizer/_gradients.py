@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,9 +23,3 @@ def with_gradient(optimizer: Optimizer) -> list[Any]:
 def is_weight(parameter: Tensor) -> bool:
     """Whether it is a matrix, a kernel or a table: not a bias, nor what a norm multiplies or adds."""
     return parameter.dim() >= 2
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    """ "a, b, c and 5 more"."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wellfit.overrides.optimizer._gradients import with_gradient
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
 
@@ -50,7 +51,7 @@ class ClipNorm(Override):
         """See `Override`."""
         import torch
 
-        having = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        having = with_gradient(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in having if p.grad is not None])
         if bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(having, self.max_norm, norm)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wellfit.overrides.optimizer._gradients import is_weight, parameters_in, some, with_gradient
+from wellfit.overrides.optimizer._gradients import is_weight, parameters_in, with_gradient
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,7 +49,7 @@ class L1(Override):
         sparse = [p for p in weights if p.grad is not None and p.grad.layout is not p.layout]
         name = program.name(optimizer)
         if sparse:
-            self.left_out(some(program.parameter_names(sparse)), "their gradient is sparse")
+            self.left_out(listed(program.parameter_names(sparse)), "their gradient is sparse")
         count = len(weights) - len(sparse)
         if count:
             self.changed(f"{name}: L1 penalty {self.strength:g} on {count} weight{'s' * (count > 1)}")

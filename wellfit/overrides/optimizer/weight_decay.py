@@ -6,10 +6,11 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wellfit.overrides.optimizer._gradients import is_weight, parameters_in, some
+from wellfit.overrides.optimizer._gradients import is_weight, parameters_in
 from wellfit.overrides.optimizer._rates import put, put_back
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, number, switch
+from wellfit.overrides.words import listed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -111,7 +112,7 @@ class WeightDecay(Override):
         many = f" on {len(parameters) - len(rest)} of {len(parameters)} parameters" if rest else ""
         self.changed(f"{name}: weight decay {old} -> {self.strength:g}{many}" + f" ({kind})" * bool(kind))
         if rest:
-            self.left_out(some(program.parameter_names(rest)), "biases and norm parameters; all:on includes them")
+            self.left_out(listed(program.parameter_names(rest)), "biases and norm parameters; all:on includes them")
 
     def _planned(self, optimizer: Optimizer) -> _Plan | str:
         """The plan, or why there is none."""

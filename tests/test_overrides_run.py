@@ -1,0 +1,171 @@
+"""Overrides of how a run goes, each against the same change written into the script by hand: to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fed import BY_INDEX, LOADED
+from forked import Forks
+from overridden import run
+from written import changed, each, said, same_as_by_hand, stopped
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.catalogue import parse
+
+BY_HAND = [
+    (
+        "precision=float64",
+        BY_INDEX,
+        [("# made", "model.double()"), ("# batch", "a = a.double()"), ("# tested", "a = a.double()")],
+        "Sequential at train.py:15: float32 -> float64",
+    ),
+    (
+        "precision=bfloat16",
+        BY_INDEX,
+        [
+            (
+                "# batch",
+                "amp = torch.autocast('cpu', torch.bfloat16); amp.__enter__(); out = model(a); "
+                "amp.__exit__(None, None, None)",
+            ),
+            ("model(a), b", "out.float(), b"),
+            ("        # tested", "        amp.__enter__()"),
+            ("model(a).sum()", "model(a).float().sum()"),
+            ('.hex())\nprint("end"', '.hex())\n        amp.__exit__(None, None, None)\nprint("end"'),
+        ],
+        "under autocast to bfloat16",
+    ),
+    (
+        "precision=bfloat16,pure:on",
+        BY_INDEX,
+        [
+            ("# made", "model.bfloat16()"),
+            ("# batch", "a = a.bfloat16()"),
+            ("# tested", "a = a.bfloat16()"),
+            ("model(a), b", "model(a).float(), b"),
+            ("model(a).sum()", "model(a).float().sum()"),
+        ],
+        "float32 -> bfloat16, weights too",
+    ),
+    (
+        "precision=float32",
+        changed(BY_INDEX, ("# made", "model.double()"), ("# batch", "a = a.double()"), ("# tested", "a = a.double()")),
+        [("model.double()", "pass"), ("a.double()", "a")],
+        "Sequential at train.py:15: float64 -> float32",
+    ),
+    ("mode=train", LOADED, [("model.eval()", "pass")], "always in train mode"),
+    ("mode=eval", LOADED, [("model.train()", "model.eval()")], "always in eval mode"),
+    (
+        "mode=correct",
+        changed(LOADED, ("model.eval()", "pass")),
+        [("    pass", "    model.eval()")],
+        "train mode where gradients",
+    ),
+    ("device=auto", LOADED, [], "on cpu, as it was"),
+    (
+        "stop-after=5",
+        LOADED,
+        [
+            (
+                "        print(len(a)",
+                "        if optimizer.state[model[0].weight]['step'] == 5: raise SystemExit\n        print(len(a)",
+            )
+        ],
+        "the program ends after step 5",
+    ),
+]
+
+
+@each("override, script, pairs, what", BY_HAND)
+def test_as_by_hand(
+    forks: Forks, tmp_path: Path, override: str, script: str, pairs: list[tuple[str, str]], what: str
+) -> None:
+    same_as_by_hand(forks, tmp_path, override, script, pairs, what)
+
+
+UNFIT = [
+    ("precision=float32", LOADED, "it computes in float32"),
+    ("device=cpu", LOADED, "it is on cpu already"),
+    ("mode=eval", BY_INDEX, "it has neither dropout nor batch norm"),
+]
+
+
+@each("override, script, sentence", UNFIT)
+def test_where_it_does_not_fit(forks: Forks, tmp_path: Path, override: str, script: str, sentence: str) -> None:
+    ran = forks.run(tmp_path, script, override)
+
+    stopped(ran, sentence)
+    assert not any(line.startswith("0x") for line in ran.lines)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stop-after",
+        "stop-after=0",
+        "device=tpu",
+        "precision=int8",
+        "precision=float64,pure:on",
+        "mode=both",
+    ],
+)
+def test_refused(override: str) -> None:
+    with pytest.raises(WellfitError):
+        parse([override])
+
+
+def test_several_optimizers_end_together_and_the_exit_is_clean(tmp_path: Path) -> None:
+    # GIVEN two optimizers, the second of which steps after the first
+    script = """
+        import atexit
+        import torch
+        from torch import nn
+        atexit.register(lambda: print("goodbye"))
+        one, two = nn.Linear(2, 1), nn.Linear(2, 1)
+        first, second = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (one, two))
+        for step in range(9):
+            for model, optimizer in ((one, first), (two, second)):
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+                print(step, optimizer is second)
+    """
+    # WHEN the program shall end after three steps
+    ran = run(tmp_path, script, "stop-after=3")
+    # THEN both have made three, and the script's own goodbye is said
+    assert ran.code == 0 and ran.lines[:7] == [f"{step} {second}" for step in range(3) for second in (False, True)] + [
+        "goodbye"
+    ]
+    assert "stopped after step 3" in ran.err and "override stop-after=3: the program ends after step 3" in ran.err
+
+
+def test_seconds_end_a_program(forks: Forks, tmp_path: Path) -> None:
+    ran = forks.run(tmp_path, LOADED.replace("range(3)", "range(10**6)"), "stop-after=seconds:0.2")
+
+    assert ran.code == 0 and ran.record is not None and ran.record.step_count > 1
+    assert not any(line.startswith("end") for line in ran.lines)
+
+
+def test_no_cuda_is_said_at_once(forks: Forks, tmp_path: Path) -> None:
+    hidden = "import os\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\n" + LOADED
+    ran = forks.run(tmp_path, hidden, "device=cuda")
+
+    stopped(ran, "here; nothing was trained")
+    assert ran.lines == []
+
+
+def test_training_in_eval_mode_is_led_back_to_train_mode(forks: Forks, tmp_path: Path) -> None:
+    # GIVEN a script that trains in eval mode, and tests on the same model with gradients on
+    ill = changed(LOADED, ("model.train()", "model.eval()"), ("    with torch.no_grad():", "    if True:"))
+    # WHEN modes are made to fit
+    ran = forks.run(tmp_path, ill, "mode=correct")
+    # THEN all training but the first pass is in train mode, and the test, which no backward pass follows, is not
+    wanted = changed(
+        ill, ("# made", "begun = False"), ("# batch", "model.train(begun); begun = True"), ("# tested", "model.eval()")
+    )
+    assert ran.lines == forks.run(tmp_path, wanted).lines
+    assert "Sequential at train.py:21: train mode from the second pass on" in said(ran, "mode")[0]
+    # THEN the record shows it
+    assert ran.record is not None
+    states = ran.record.events("forward-mode")
+    assert states and states[-1]["training_layers"] and not states[-1]["eval_layers"]
