@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
-
 from ward.faults import FAULTS, Fault
 from ward.matrix import Matrix
 from ward.patients import PATIENTS, Patient
 from ward.report import about, document, page, text
 from ward.visit import ROOT, Visit, visit
+
 from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
 

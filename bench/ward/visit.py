@@ -79,13 +79,20 @@ def visit(patient: Patient, overrides: tuple[str, ...], asked: frozenset[str] = 
         begun = time.monotonic()
         code, out, err = _run(patient, overrides, folder)
         result = Visit(metric=_metric(out) if code == 0 else None, seconds=time.monotonic() - begun, exit_code=code)
-        if code == 2 and "nothing was trained" in err:
-            result.misfit = err.strip().splitlines()[-1].removeprefix("wellfit: ")
+        result.misfit = _misfit(code, err)
+        if result.misfit:
             return result
         _read(folder, asked, result)
         return result
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _misfit(code: int, err: str) -> str:
+    """Why an override did not fit a script; empty if they all did."""
+    if code != 2 or "nothing was trained" not in err:
+        return ""
+    return err.strip().splitlines()[-1].removeprefix("wellfit: ")
 
 
 def _run(patient: Patient, overrides: tuple[str, ...], folder: Path) -> tuple[int, str, str]:
@@ -112,7 +119,7 @@ def _metric(out: str) -> float | None:
 
 def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
     """Judge the record, and see how early the asked rules would have spoken."""
-    (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
+    run_folder = _recorded(folder)
     run = open_run(run_folder)
     if not run.records:
         return
@@ -139,6 +146,12 @@ def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
 def _layers(record: Record) -> list[str]:
     called = [layer for layer in record.layers.values() if layer.parameters]
     return [layer.name for layer in sorted(called, key=lambda layer: layer.order)]
+
+
+def _recorded(folder: Path) -> Path:
+    """The folder of the one run that was recorded in a folder."""
+    (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
+    return run_folder
 
 
 def _finding(each: Finding) -> dict[str, Any]:
