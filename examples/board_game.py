@@ -2,14 +2,15 @@
 
     wellfit run examples/board_game.py
 
-The game is Connect Four on a board of five columns and five rows. The network sees a position and says which moves
+The game is Connect Four on a board of five columns and four rows. The network sees a position and says which moves
 are good and how the game will end. A tree search, guided by the network, finds better moves than the network alone;
 the network learns to play as the search did and to foresee how its games ended, and so the next search is better.
 (D. Silver et al. 2017, Mastering the game of Go without human knowledge.)
+
 The test is the network without search, against a player who looks one move ahead: wins if it can, prevents a loss if
 it can, and moves at random otherwise. A draw counts half. The untrained network scores about 0.1.
 
-Reaches: score 0.800 in 15 s.
+Reaches: score 0.671 in 20 s.
 """
 
 import torch
@@ -17,10 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 
 torch.manual_seed(0)
-ROWS, COLUMNS = 5, 5
+ROWS, COLUMNS = 4, 5
 GAMES = 64  # played side by side, so that the network judges 64 positions at once
 SIMULATIONS = 24  # positions that the search visits for one move
-ITERATIONS = 10
+ITERATIONS = 8
 STEPS = 50  # of the optimizer, per iteration
 
 # ---- The rules. Many games at once: boards has shape (games, 2, ROWS, COLUMNS), with the stones of the player to move
@@ -63,9 +64,6 @@ class PolicyValueNet(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
             nn.Flatten(),
         )
         self.policy = nn.Linear(channels * ROWS * COLUMNS, COLUMNS)
@@ -78,13 +76,14 @@ class PolicyValueNet(nn.Module):
 
 net = PolicyValueNet()
 optimizer = torch.optim.Adam(net.parameters(), lr=0.002, weight_decay=1e-4)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=ITERATIONS * STEPS)
 
 
 @torch.no_grad()
 def judge(boards):
-    """What the network makes of some boards: how likely each legal move is to be chosen, and the value."""
+    """What the network makes of some boards: the probability of each legal move, and the value."""
     logits, value = net(boards)
-    return logits.masked_fill(~legal(boards), -1e9).softmax(1), value
+    return logits.masked_fill(~legal(boards), -torch.inf).softmax(1), value
 
 
 # ---- The search.
@@ -109,7 +108,7 @@ def search(boards):
     position[:, 1] = boards
     # Some noise at the root, so that the search also tries what the network thinks little of.
     noise = torch.distributions.Dirichlet(torch.ones(COLUMNS)).sample((len(boards),))
-    prior[:, 1] = 0.75 * judge(boards)[0] + 0.25 * noise
+    prior[:, 1] = (0.75 * judge(boards)[0] + 0.25 * noise).masked_fill(~legal(boards), -torch.inf)  # never chosen
 
     for new in range(2, nodes):
         # Down the tree, to the move with the best sum of value and curiosity (PUCT), until it leads out of the tree or
@@ -120,7 +119,7 @@ def search(boards):
             n = visits.gather(1, below)
             value = -total.gather(1, below) / n.clamp(min=1)
             curiosity = 1.5 * prior[games, node] * (n.sum(1, keepdim=True) + 1).sqrt() / (n + 1)
-            move = (value + curiosity).masked_fill(~legal(position[games, node]), -1e9).argmax(1)
+            move = (value + curiosity).argmax(1)
             following = child[games, node, move]
             inside = (following > 0) & ~over[games, following]
             if not inside.any():
@@ -131,8 +130,10 @@ def search(boards):
         leaf = torch.where(following > 0, following, new)
         board = put(position[games, node], move)
         position[games, leaf], parent[games, leaf], child[games, node, move] = board, node, leaf
-        prior[games, leaf], value = judge(board)
-        lost, full = last_move_won(board), ~legal(board).any(1)
+        allowed = legal(board)
+        policy, value = judge(board)
+        prior[games, leaf] = policy.masked_fill(~allowed, -torch.inf)
+        lost, full = last_move_won(board), ~allowed.any(1)
         over[games, leaf] = lost | full
         value = torch.where(lost, -1.0, torch.where(full, 0.0, value))
 
@@ -158,7 +159,7 @@ def self_play():
     for turn in range(ROWS * COLUMNS):
         shares = search(boards)
         history.append((boards, shares, playing, turn))
-        boards = put(boards, torch.multinomial(shares, 1).squeeze(1))
+        boards = put(boards, torch.multinomial(shares**2, 1).squeeze(1))  # squared: mostly the best move
         won = last_move_won(boards)
         result[playing[won]] = 1.0 if turn % 2 == 0 else -1.0
         boards, playing = boards[~won], playing[~won]
@@ -207,7 +208,7 @@ def score(games=400):
 print(f"untrained: score {score():.3f}")
 memory = []
 for iteration in range(1, ITERATIONS + 1):
-    memory = [*memory[-3:], self_play()]  # older games were played by a weaker player
+    memory = [*memory[-1:], self_play()]  # this iteration's games and the last one's: older ones were played worse
     boards, shares, outcomes = (torch.cat(column) for column in zip(*memory))
     net.train()
     for _ in range(STEPS):
@@ -221,9 +222,9 @@ for iteration in range(1, ITERATIONS + 1):
         optimizer.zero_grad()
         (policy_loss + value_loss).backward()
         optimizer.step()
-    print(
-        f"iteration {iteration}  policy loss {policy_loss.item():.3f}  value loss {value_loss.item():.3f}  "
-        f"score {score():.3f}"
-    )
+        schedule.step()
+    if iteration % 2 == 0:
+        losses = f"policy loss {policy_loss.item():.3f}  value loss {value_loss.item():.3f}"
+        print(f"iteration {iteration}  positions {len(boards):4}  {losses}  score {score():.3f}")
 
 print(f"score {score():.3f}")

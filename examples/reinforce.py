@@ -8,7 +8,7 @@ baseline is a second network, taught to predict the return. An untrained policy 
 500 is the most an episode can bring; the way there goes up and down. (R. J. Williams 1992, Simple statistical
 gradient-following algorithms for connectionist reinforcement learning.)
 
-Reaches: mean return 500.0 in 10 s.
+Reaches: mean return 500.0 in 16 s.
 """
 
 import torch
@@ -57,13 +57,11 @@ envs = gym.make_vec("CartPole-v1", EPISODES, vectorization_mode="vector_entry_po
 for update in range(1, 101):
     observations, actions, alive = play(envs, draw)
 
-    # The return G_t = r_t + GAMMA * G_(t+1), with reward 1 for each step that the pole stands. Its largest possible
-    # value is 1 / (1 - GAMMA); in units of that the baseline's target lies in 0..1.
-    returns = torch.zeros(alive.shape)
-    to_go = torch.zeros(EPISODES)
-    for t in reversed(range(len(alive))):
-        to_go = alive[t] * (1 - GAMMA) + GAMMA * to_go
-        returns[t] = to_go
+    # The return G_t = r_t + GAMMA * r_(t+1) + GAMMA^2 * r_(t+2) + ..., with reward 1 for each step that the pole
+    # stands. It is 1 / (1 - GAMMA) at most; in units of that the baseline's target lies in 0..1.
+    t = torch.arange(len(alive))
+    discount = (GAMMA ** (t - t[:, None])).triu()
+    returns = (1 - GAMMA) * discount @ alive.float()
     observations, actions, returns = observations[alive], actions[alive], returns[alive]
 
     expected = baseline(observations).squeeze(1)

@@ -16,6 +16,7 @@ from ward.faults import FAULTS  # noqa: E402
 from ward.matrix import STATES, Matrix  # noqa: E402
 from ward.patients import PATIENTS, Patient  # noqa: E402
 from ward.visit import Visit  # noqa: E402
+
 from wellfit.overrides.catalogue import parse  # noqa: E402
 
 UP = Patient("up", "mlp.py", "higher", 0.1, frozenset({"layers"}))

@@ -55,4 +55,4 @@ def test_a_missing_package_is_named(script: str, tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, str(EXAMPLES / script)], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert re.fullmatch(rf'examples/{script} needs [\w-]+: pip install "wellfit\[examples\]"\n', done.stderr)
+    assert re.fullmatch(rf'examples/{script} needs [\w -]+: pip install "wellfit\[examples\]"\n', done.stderr)
