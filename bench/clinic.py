@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from tqdm import tqdm
 from ward.faults import FAULTS, Fault
 from ward.matrix import Matrix
@@ -52,17 +53,21 @@ class Appointment(NamedTuple):
     @property
     def key(self) -> str:
         """Name and digest: the same for the same sources."""
-        source = hashlib.sha256(_wellfit() + self.patient.path.read_bytes())
+        source = hashlib.sha256(_sources())
         source.update(repr((self.overrides, self.patient.arguments, self.fault and sorted(self.fault.rules))).encode())
         what = self.fault.name if self.fault else "healthy"
         return f"{self.patient.name}.{what}.{self.seed}.{source.hexdigest()[:16]}"
 
 
 @cache
-def _wellfit() -> bytes:
+def _sources() -> bytes:
     digest = hashlib.sha256()
-    for file in sorted((ROOT / "wellfit").rglob("*.py")):
+    sources = [path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "wellfit").rglob(kind)]
+    # What judges a run, and what examples share.
+    sources += [ROOT / "bench" / "ward" / "visit.py", *(ROOT / "examples").glob("*.py")]
+    for file in sorted(sources):
         digest.update(file.read_bytes())
+    digest.update(torch.__version__.encode())
     return digest.digest()
 
 

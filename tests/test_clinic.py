@@ -21,6 +21,7 @@ from wellfit.overrides.catalogue import parse  # noqa: E402
 
 UP = Patient("up", "mlp.py", "higher", 0.1, frozenset({"layers"}))
 DOWN = Patient("down", "mlp.py", "lower", 2.0, frozenset({"layers"}))
+LEFT = {"leave-out": ["SGD at train.py:3: without a.b.weight, a.b.bias, c.weight and 4 more"]}
 BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
@@ -49,32 +50,48 @@ def test_hurt(patient: Patient, metric: float | None, healthy: list[float], hurt
 @pytest.mark.parametrize(
     ("visit", "state", "layer"),
     [
-        (Visit(metric=0.1, findings=[finding("constant-init", "a.b")], layers=["a", "c"], named=20), "right", True),
-        (Visit(metric=0.1, findings=[finding("constant-init", "ab")], layers=["a", "c"], named=20), "right", False),
-        (Visit(metric=0.1, findings=[finding("plateau"), finding("constant-init", "c")], layers=["c"]), "right", True),
-        (Visit(metric=0.1, findings=[finding("constant-init", "c", "note")]), "noted", None),
+        (Visit(metric=0.1, findings=[finding("not-in-optimizer", "a.b")], overrides=LEFT, named=20), "right", True),
+        (Visit(metric=0.1, findings=[finding("not-in-optimizer", "ab")], overrides=LEFT, named=20), "right", False),
+        (
+            Visit(metric=0.1, findings=[finding("plateau"), finding("not-in-optimizer", "c")], overrides=LEFT),
+            "right",
+            True,
+        ),
+        (Visit(metric=0.1, findings=[finding("not-in-optimizer", "c", "note")]), "noted", None),
         (Visit(metric=0.1, findings=[finding("plateau")]), "other", None),
         (Visit(metric=0.1), "missed", None),
         (Visit(metric=0.97), "unhurt", None),
-        (Visit(metric=0.97, findings=[finding("constant-init")]), "unhurt-named", None),
+        (Visit(metric=0.97, findings=[finding("not-in-optimizer")]), "unhurt-named", None),
         (Visit(metric=0.97, findings=[finding("plateau")]), "unhurt-alarm", None),
-        (Visit(exit_code=2, misfit="--override init=zeros found nothing to change"), "misfit", None),
+        (Visit(exit_code=2, misfit="--override leave-out found nothing to change"), "misfit", None),
         (Visit(metric=None, exit_code=124), "missed", None),
     ],
 )
 def test_state(visit: Visit, state: str, layer: bool | None) -> None:
     matrix = Matrix([UP], healthy={"up": [Visit(metric=0.97)]})
-    matrix.add(UP, BY_NAME["zero-init"], visit)
+    matrix.add(UP, BY_NAME["half-left-out"], visit)
     assert (matrix.cells[0].state, matrix.cells[0].layer) == (state, layer)
     assert set(report.SIGNS) == set(STATES)
+
+
+def test_without_a_healthy_run_nothing_is_judged() -> None:
+    matrix = Matrix([UP], healthy={"up": [Visit(exit_code=1)]})
+    matrix.add(UP, BY_NAME["half-left-out"], Visit(metric=0.1))
+    assert matrix.cells[0].state == "unknown"
+    figures = matrix.figures()
+    assert (figures["hurt"], figures["unhurt"], figures["clean_runs_crashed"]) == (0, 0, 1)
 
 
 def full() -> Matrix:
     early = Visit(metric=0.96, steps=9, early=[finding("lr-high")])
     matrix = Matrix([UP, DOWN], healthy={"up": [Visit(metric=0.97, steps=9), early], "down": [Visit(metric=0.5)]})
-    matrix.add(UP, BY_NAME["zero-init"], Visit(metric=0.1, findings=[finding("constant-init", "a")], named=20))
+    matrix.add(
+        UP,
+        BY_NAME["half-left-out"],
+        Visit(metric=0.1, findings=[finding("not-in-optimizer", "a")], named=20, overrides=LEFT),
+    )
     matrix.add(UP, BY_NAME["nan-input"], Visit(findings=[finding("non-finite-input")], named=150))
-    matrix.add(DOWN, BY_NAME["zero-init"], Visit(metric=1.0))
+    matrix.add(DOWN, BY_NAME["half-left-out"], Visit(metric=1.0))
     return matrix
 
 
@@ -92,7 +109,7 @@ def test_reports_say_the_same() -> None:
         assert "3 healthy runs: 1 with an error" in text
         assert "commit: abc" in text
     assert "false alarm: up, seed 1: lr-high" in report.text(full(), facts)
-    assert "| down | zero-init | 1 | nothing |" in report.document(full(), facts)
+    assert "| down | half-left-out | 1 | nothing |" in report.document(full(), facts)
     HTMLParser().feed(report.page(full(), facts))
     assert "<b>" not in report.page(full(), facts)
 

@@ -23,7 +23,8 @@ class Fault:
         needs: traits a patient must have, all of them.
         unless: traits it must not have.
         onset: the step at which it begins.
-        layers: gives the layers in which it is, from what the overrides say they changed; None where it is in none.
+        layers: gives the layers in which it is, from what the overrides say they changed; None where it is in none, or
+            in all.
         quick: part of the quick round.
     """
 
@@ -41,14 +42,11 @@ class Fault:
         return self.needs <= patient.traits and not self.unless & patient.traits
 
 
-def _everywhere(visit: Visit) -> list[str]:
-    """In all layers that have weights."""
-    return visit.layers
-
-
-def _unheld(visit: Visit) -> list[str]:
-    """In the layers whose parameters no optimizer holds."""
-    return visit.unheld
+def _left_out(visit: Visit) -> list[str]:
+    """In the layers whose parameters were kept out of the optimizer (the first of them are told by name)."""
+    told = [phrase.partition(": without ")[2] for phrase in visit.overrides.get("leave-out", [])]
+    names = [name.split(" and ")[0] for phrase in told for name in phrase.split(", ")]
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names if name))
 
 
 def _before_the_cut(visit: Visit) -> list[str]:
@@ -73,7 +71,7 @@ FAULTS = (
     Fault("no-zero-grad", ("zero-grad=skip",), _set("stale-grad"), unless=_set("closure"), quick=True),
     Fault("zero-before-step", ("zero-grad=before-step",), _set("extra-zero"), unless=_set("closure")),
     Fault(
-        "half-left-out", ("leave-out=share:0.5",), _set("not-in-optimizer"), _set("layers"), layers=_unheld,
+        "half-left-out", ("leave-out=share:0.5",), _set("not-in-optimizer"), _set("layers"), layers=_left_out,
         quick=True,
     ),
     Fault("detached", ("detach",), _set("detached", "zero-grad-param"), _set("layers"), layers=_before_the_cut),
@@ -81,9 +79,9 @@ FAULTS = (
     Fault("train-in-evaluation", ("mode=train",), _set("eval-mode", "train-mode-in-eval"), _set("modes", "evaluates")),
     Fault("optimizer-reborn", ("reinit-optimizer",), _set("optimizer-reborn"), _set("stateful")),
     # The weights.
-    Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), layers=_everywhere, quick=True),
+    Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), quick=True),
     Fault("init-times-10", ("init=scale,factor:10",), _set("init-gain", "initial-loss"), _set("layers")),
-    Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu"), layers=_everywhere),
+    Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu")),
     # The model.
     Fault("sigmoid-at-depth", ("activation=sigmoid",), _set("vanishing", "saturated"), _set("deep")),
     Fault(

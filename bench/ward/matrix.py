@@ -9,6 +9,7 @@ from typing import Any
 from ward.faults import FAULTS, Fault
 from ward.patients import Patient
 from ward.visit import Visit
+from wellfit.catalogue import known_rules
 
 STATES = {
     "right": "found, and rightly named",
@@ -18,7 +19,8 @@ STATES = {
     "unhurt": "the program did as well as ever, and wellfit was silent",
     "unhurt-named": "the program did as well as ever, but the fault was rightly named",
     "unhurt-alarm": "the program did as well as ever, and something else was named",
-    "misfit": "the fault does not fit this program",
+    "misfit": "the fault does not fit this program, or its time never came",
+    "unknown": "no healthy run gave a metric to compare with",
 }
 
 
@@ -72,19 +74,25 @@ class Matrix:
         """The figures that count; shares are None where nothing was counted."""
         hurt = [cell for cell in self.cells if cell.state in HURT]
         right = [cell for cell in hurt if cell.state == "right"]
+        rules_of = {fault.name: fault.rules for fault in FAULTS}
         layers = [cell.layer for cell in right if cell.layer is not None]
         clean = [visit for visits in self.healthy.values() for visit in visits]
+        known = {rule.name for rule in known_rules()[0]}
+        namable = [cell for cell in hurt if rules_of[cell.fault] & known]
         onsets = {fault.name: fault.onset for fault in FAULTS}
         waits = [cell.visit.named - onsets[cell.fault] for cell in right if cell.visit.named is not None]
         return {
             "clean_runs": len(clean),
             "clean_runs_with_errors": sum(bool(visit.alarms) for visit in clean),
+            "clean_runs_crashed": sum(visit.metric is None for visit in clean),
             "clean_runs_with_notes": sum(len(visit.findings) > len(visit.errors) for visit in clean),
             "cells": len(self.cells),
             "misfits": sum(cell.state == "misfit" for cell in self.cells),
             "hurt": len(hurt),
             "detected": sum(cell.state in ("right", "other") for cell in hurt),
             "right_rule": len(right),
+            "namable": len(namable),  # a rule that could name the fault exists
+            "hurt_without_metric": sum(cell.visit.metric is None for cell in hurt),  # crashed, not finite, or too slow
             "noted": sum(cell.state == "noted" for cell in hurt),
             "layer_asked": len(layers),
             "right_layer": sum(layers),
@@ -99,7 +107,9 @@ def _state(patient: Patient, fault: Fault, visit: Visit, healthy: list[float]) -
         return "misfit"
     named = any(finding["rule"] in fault.rules for finding in visit.errors)
     noted = any(finding["rule"] in fault.rules for finding in visit.findings)
-    if not healthy or patient.hurt(visit.metric, healthy):
+    if not healthy:
+        return "unknown"
+    if patient.hurt(visit.metric, healthy):
         return "right" if named else "other" if visit.errors else "noted" if noted else "missed"
     return "unhurt-named" if named else "unhurt-alarm" if visit.errors else "unhurt"
 

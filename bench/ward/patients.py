@@ -61,7 +61,7 @@ def _traits(words: str) -> frozenset[str]:
 # evaluates (a loss or output under no_grad while it trains), stateful (the optimizer keeps moments), classifier
 # (cross-entropy), regression (mean squared error), float-input, loader (a DataLoader), clips, closure.
 PATIENTS = (
-    Patient("perceptron", "perceptron.py", "higher", 0.5, _traits("float-input")),
+    Patient("perceptron", "perceptron.py", "higher", 0.53, _traits("float-input")),
     Patient("mlp", "mlp.py", "higher", 0.1, _traits("layers relu stateful classifier float-input loader"), quick=True),
     Patient(
         "deep-mlp", "digits.py", "higher", 0.1, _traits("layers deep relu stateful classifier float-input evaluates")
@@ -82,12 +82,12 @@ PATIENTS = (
         _traits("layers relu normalised batch-norm modes stateful classifier float-input evaluates"),
     ),
     Patient(
-        "autoencoder", "autoencoder.py", "lower", 0.2, _traits("layers relu stateful regression float-input loader")
+        "autoencoder", "autoencoder.py", "lower", 2.46, _traits("layers relu stateful regression float-input loader")
     ),
-    Patient("rbm", "rbm.py", "lower", 0.2, _traits("float-input loader stateful")),
-    Patient("gan", "gan.py", "lower", 100.0, _traits("normalised batch-norm modes stateful")),
+    Patient("rbm", "rbm.py", "lower", 1.0, _traits("float-input loader stateful")),
+    Patient("gan", "gan.py", "lower", 2.42, _traits("normalised batch-norm modes stateful")),
     Patient("maxout", "maxout.py", "higher", 0.1, _traits("layers modes stateful classifier float-input loader")),
-    Patient("boosting", "boosting.py", "higher", 0.0, _traits("layers stateful regression float-input")),
+    Patient("boosting", "boosting.py", "higher", -0.23, _traits("layers stateful regression float-input")),
     Patient(
         "ensemble",
         "ensemble.py",
@@ -138,7 +138,7 @@ PATIENTS = (
     Patient("char-gpt", "char_gpt.py", "lower", 6.52, _traits("layers normalised stateful classifier clips evaluates")),
     Patient("translate", "translate.py", "higher", 0.0, _traits("layers stateful classifier clips loader")),
     Patient("style-transfer", "style_transfer.py", "lower", 1.0, _traits("closure")),
-    Patient("reinforce", "reinforce.py", "higher", 22.0, _traits("stateful float-input")),
-    Patient("dqn", "dqn.py", "higher", 22.0, _traits("layers relu stateful float-input")),
-    Patient("board-game", "board_game.py", "higher", 0.5, _traits("layers relu stateful float-input")),
+    Patient("reinforce", "reinforce.py", "higher", 24.0, _traits("stateful float-input")),
+    Patient("dqn", "dqn.py", "higher", 9.7, _traits("layers relu stateful float-input")),
+    Patient("board-game", "board_game.py", "higher", 0.09, _traits("layers relu stateful float-input")),
 )

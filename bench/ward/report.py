@@ -16,15 +16,15 @@ from ward.visit import ROOT
 
 SIGNS = {
     "right": "●", "noted": "◔", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!",
-    "misfit": "–",
+    "misfit": "–", "unknown": "?",
 }  # fmt: skip
 INTRODUCTION = """\
 Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and then made ill
 in known ways by overrides. A fault counts where it hurts the program's own metric: by a tenth of what healthy runs gain
 over an untrained model, and by twice the spread between seeds. It counts as rightly named if an error finding has one
 of the names that `bench/ward/faults.py` gives for it; among them are names of rules that are still to be written. A
-false alarm is any error that a user sees in a healthy run, also one that is told while it runs and taken back at its
-end. This page is written by `python bench/clinic.py --docs`.
+false alarm is any error at the end of a healthy run, and any that would be told after one of some twenty steps on the
+way and is taken back later. This page is written by `python bench/clinic.py --docs`.
 """.splitlines()
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -62,11 +62,13 @@ def sentences(matrix: Matrix) -> list[str]:
     wait = figures["median_steps_until_named"]
     return [
         f"{figures['clean_runs']} healthy runs: {figures['clean_runs_with_errors']} with an error (false alarms), "
-        f"{figures['clean_runs_with_notes']} with a note",
+        f"{figures['clean_runs_with_notes']} with a note, {figures['clean_runs_crashed']} without a metric",
         f"{figures['cells']} runs with a fault: {hurt} were hurt by it, {figures['unhurt']} were not "
         f"({figures['unhurt_alarms']} of these with another finding), {figures['misfits']} did not fit",
         f"of the {hurt} hurt: {figures['detected']} found{_share(figures['detected'], hurt)}, "
         f"{right} under the right name{_share(right, hurt)}, {figures['noted']} more under it as a note only",
+        f"for {figures['namable']} of the {hurt} there is a rule that could name the fault; "
+        f"{figures['hurt_without_metric']} of the {hurt} crashed, gave no finite metric, or took too long",
         f"of those rightly named: layer right in {figures['right_layer']} of {figures['layer_asked']} where the fault "
         f"is in a layer; median steps until named after the onset: {'none' if wait is None else f'{wait:g}'}",
     ]

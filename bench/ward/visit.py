@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,6 @@ class Visit:
         early: errors that were told while the run went on and taken back at its end.
         overrides: what each override says that it changed, by name.
         layers: the model's layers with parameters, in the order of their calls.
-        unheld: those of them with a trainable parameter that no optimizer holds.
     """
 
     metric: float | None = None
@@ -50,7 +50,6 @@ class Visit:
     early: list[dict[str, Any]] = field(default_factory=list)
     overrides: dict[str, list[str]] = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)
-    unheld: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -101,11 +100,16 @@ def _run(patient: Patient, overrides: tuple[str, ...], folder: Path) -> tuple[in
     command += [str(patient.path), *patient.arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env.pop("WELLFIT_DATA", None)  # the bundled data: the same for everyone
+    child = subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+        out, err = child.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # the script is a child of wellfit's
+        child.communicate()
         return 124, "", ""
-    return done.returncode, done.stdout, done.stderr
+    return child.returncode, out, err
 
 
 def _metric(out: str) -> float | None:
@@ -130,8 +134,9 @@ def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
     result.findings = [_finding(each) for each in found]
     result.overrides = {override.name: list(override.changed) for override in record.overrides.values()}
     result.layers = _layers(record)
-    free = {p.layer for p in record.parameters.values() if p.requires_grad and p.optimizer is None}
-    result.unheld = [layer for layer in result.layers if layer in free]
+    never = [why for override in record.overrides.values() for what, why in override.left_out if what == "the run"]
+    if never:
+        result.misfit = never[0]
     if any(each["rule"] in asked for each in result.errors):
         result.named = _named(run_folder, asked, result.steps, folder)
     if not asked:
@@ -169,13 +174,8 @@ def _sure_errors(run_folder: Path, step: int, folder: Path) -> list[dict[str, An
 
 
 def _named(run_folder: Path, asked: frozenset[str], steps: int, folder: Path) -> int:
-    """The first step of the grid at which the record so far gives a sure finding of an asked rule; `steps` at worst."""
-    grid = [step for step in GRID if step < steps]
-    low, high = 0, len(grid)
-    while low < high:
-        middle = (low + high) // 2
-        if any(each["rule"] in asked for each in _sure_errors(run_folder, grid[middle], folder)):
-            high = middle
-        else:
-            low = middle + 1
-    return grid[low] if low < len(grid) else steps
+    """The first step of the grid after which the record so far gives a sure error of an asked rule; `steps` if none."""
+    for step in (step for step in GRID if step < steps):
+        if any(each["rule"] in asked for each in _sure_errors(run_folder, step, folder)):
+            return step
+    return steps
