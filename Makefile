@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := pyproject.toml setup.py $(wildcard wellfit/probe/native/*.c wellfit/probe/native/*.h)
 
-.PHONY: setup demo test check format bench docs clean
+.PHONY: setup demo test check format bench clinic docs clean
 
 setup: $(READY)
 
@@ -35,6 +35,10 @@ bench: setup
 	$(BIN)/python bench/kernel.py
 	$(BIN)/python bench/record.py
 	$(BIN)/python bench/overhead.py
+
+# A part of the clinic in some minutes; `.venv/bin/python bench/clinic.py --docs` is all of it, and writes its page.
+clinic: setup
+	$(BIN)/python bench/clinic.py --quick
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
