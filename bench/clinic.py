@@ -7,8 +7,8 @@
 Every patient runs healthy on three seeds, then under each fault that makes sense for it. A fault counts where it really
 hurts the program's own metric. Printed: how many faults were found, and under the right name; how soon; and how many
 healthy runs were called ill. What was run is kept in a folder (`--state`), so that an interrupted round goes on where
-it stopped; a change of wellfit's source, of a script or of a fault begins its runs anew. The exit code is 1 if a healthy
-run was called ill or crashed.
+it stopped; a change of wellfit's source, of a script or of a fault begins its runs anew. The exit code is 1 if a
+healthy run was called ill, or crashed.
 """
 
 from __future__ import annotations
