@@ -1,5 +1,7 @@
 """Small training scripts that differ in how they are fed; changes are written in at the places marked with #."""
 
+from wellfit.overrides.draws import own_seed
+
 LOADED = """
 import itertools
 import torch
@@ -33,7 +35,7 @@ for epoch in range(3):
 print("end", torch.rand(1).item())
 """
 MAKE = "DataLoader(train_set, batch_size=10, shuffle=True)"
-OWN = "torch.Generator().manual_seed(0)"
+OWN = f"torch.Generator().manual_seed({own_seed(0)})"
 # Without a DataLoader; the last batch is smaller, and the input an image or what else is put there.
 BY_INDEX = """
 import torch

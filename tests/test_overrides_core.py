@@ -119,6 +119,16 @@ def test_they_act_in_the_order_of_their_ranks() -> None:
         (["accumulate=2", "zero-grad=insert"], "--override accumulate and --override zero-grad contradict each other"),
         (["lr=0.1,scale:2"], "lr needs a value or a scale, and not both"),
         (["lr"], "lr needs a value or a scale, and not both"),
+        (["lr="], '--override lr=: nothing stands after "="; write it as in --override lr=0.01'),
+        (["detach=pattern:"], "--override detach=pattern:: nothing stands after pattern:; write it as in"),
+        (["lr=0.1,"], "--override lr=0.1,: nothing stands on one side of a comma"),
+        (["lr=0,1"], '"1" has no name; write it as in --override lr=0.01; a decimal fraction is written with a point'),
+        (["lr=1_0"], 'lr is a number above 0, not "1_0"'),
+        (["seed=1_0"], 'seed is a whole number from 0 to 4294967295, not "1_0"'),
+        (["lr=٣"], 'lr is a number above 0, not "٣"'),
+        (["lr=" + "9" * 999 + "x"], f'lr is a number above 0, not "{"9" * 57}..."'),
+        (["lr" * 99], f'there is no override "{("lr" * 99)[:57]}..."'),
+        (["optimizer=adam,lr:0.1", "lr=0.2"], "optimizer=...,lr: and lr= both set the learning rate: leave one"),
         (["schedule=cosine"], "schedule=cosine needs steps"),
         (["schedule=constant,steps:9"], "schedule=constant has no end"),
         (["schedule=exponential,steps:9,floor:0"], "never reaches a floor of 0"),
@@ -149,7 +159,11 @@ def test_errors_are_one_sentence(
         (["lr=1"], "an override is an object with its name under \"override\", not 'lr=1'"),
         ([{"value": 1}], 'an override is an object with its name under "override", not'),
         ([{"override": "clip-norm", "max_norm": True}], 'clip-norm is a number above 0, not "True"'),
-        ([{"override": "clip-norm", "max_norm": None}], 'clip-norm is a number above 0, not "None"'),
+        ([{"override": "clip-norm", "max_norm": None}], "clip-norm needs clip-norm: largest norm"),
+        ([{"override": "lr", 1: 2}], "the parameters of an override are called by texts, not as in {'override'"),
+        ([{"override": "lr", "value": 1, "Value": 2}], "value of lr is given twice"),
+        ([{"override": "detach", "pattern": ""}], "is a text, and nothing is given"),
+        ([{"override": "seed", "value": 10**5000}], 'not "0x'),
         ([{"override": "seed", "value": 10**400}], "seed is a whole number from 0 to 4294967295"),
     ],
 )
@@ -157,6 +171,27 @@ def test_json_that_is_no_override(entries: Any, sentence: str) -> None:
     with pytest.raises(WellfitError) as caught:
         from_json(entries)
     assert sentence in str(caught.value)
+
+
+def test_overrides_in_the_wrong_place_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    assert main(["run", "--override", "train.py"]) == 2
+    assert capsys.readouterr().err.endswith('wellfit run train.py; --override took "train.py"\n')
+    for words, told in (
+        (["train.py", "--override", "lr=0.1"], True),
+        (["train.py", "--override=lr=0.1"], True),
+        (["--quiet", "train.py", "--override", "lr=0.1"], False),
+        (["train.py", "--lr", "0.1"], False),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "wellfit", "run", "--no-report", *words],
+            env=ENV, text=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0
+        assert ("options of wellfit stand before it\n" in done.stderr) == told, done.stderr
 
 
 # What they say of themselves ----------------------------------------------------------------------------------------
@@ -177,6 +212,13 @@ def test_anatomy(override: type[Override]) -> None:
     assert {find_override(name).name for name in override.conflicts} == set(override.conflicts)
     assert not {*POINTS, "changes", "omissions", "name"} & set(parameters_of(override))
     assert all(parameter.meaning and parameter.range for parameter in parameters_of(override).values())
+
+
+def test_names_of_parameters_are_found_however_typed() -> None:
+    (typed,) = parse(["LR=Scale:0.5"])
+    (loaded,) = from_json([{"Override": "Lr", "SCALE": 0.5, "value": None}])
+    assert as_text(typed) == as_text(loaded) == "lr=scale:0.5"
+    assert as_text(parse(["optimizer=adam,lr:0.1", "lr=scale:0.5"])[1]) == "lr=scale:0.5"  # one sets, one scales
 
 
 def test_names_are_given_once_and_found_however_typed() -> None:
@@ -348,10 +390,11 @@ def test_optimizers_hold_what_the_model_has(
     for name, parameter in now.items():
         if id(parameter) in old:  # kept: where it was, if anywhere
             assert place.get(id(parameter)) == was.get(id(parameter))
-        elif held:
-            assert id(parameter) in place  # new: in some group, in that of its namesake if it had one
-            if name in held:
-                assert place[id(parameter)] == held[name]
+        elif name in dict(before):  # new: in the place of its namesake
+            assert place.get(id(parameter)) == held.get(name)
+        else:  # beside others of its layer, or anywhere if that is new too
+            layer = [key for key, _ in before if key.split(".")[0] == name.split(".")[0]] or held
+            assert (id(parameter) in place) == any(key in held for key in layer)
     wanted = {id(p) for p in now.values()} | {id(p) for p in others}
     assert set(place) <= wanted
     assert {id(p) for p in optimizer.state} <= set(place)

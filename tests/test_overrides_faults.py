@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from forked import Forks
-from written import changed, each, same_as_by_hand, stopped
+from overridden import Run
+from written import changed, each, said, same_as_by_hand, stopped
 
 from wellfit.catalogue import rules
 from wellfit.diagnose import diagnose
@@ -313,3 +314,49 @@ def test_a_copy_that_has_learned_keeps_its_biases(forks: Forks, tmp_path: Path) 
     script += "    twin[0].bias.fill_(7)\n    twin(a)\nprint(twin[0].bias.tolist())\n"
 
     assert forks.run(tmp_path, script, "dead-bias").lines[-1] == str([7.0] * 8)
+
+
+def test_biases_are_dead_after_an_initialisation_too(run: Run) -> None:
+    script = CLASSES + "print(model[0].bias.tolist())\n"
+
+    assert run(script, "init=he", "dead-bias=-50", "leave-out=0").lines[-1] == str([-50.0] * 8)
+
+
+def test_a_bound_of_wellfits_own_holds_without_the_scripts(run: Run) -> None:
+    script = CLASSES.replace("# before", "nn.utils.clip_grad_value_(parameters, 1e-6)")
+    wanted = CLASSES.replace("# before", "nn.utils.clip_grad_value_(parameters, 0.01)")
+    wanted_too = wanted.replace("0.01)\n", "0.01); nn.utils.clip_grad_norm_(parameters, 0.02)\n")
+
+    assert run(script, "no-clip", "clip-value=0.01").lines == run(wanted).lines
+    assert run(script, "no-clip", "clip-value=0.01", "clip-norm=0.02").lines == run(wanted_too).lines
+
+
+def test_a_poison_that_never_came_is_told(run: Run) -> None:
+    assert said(run(CLASSES, "poison=loss,step:99"), "poison")[1] == [("the run", "it ended before step 99")]
+    assert said(run(CLASSES, "poison=loss,step:3"), "poison")[1] == []
+
+
+def test_inputs_that_do_not_lie_in_order_are_poisoned(run: Run) -> None:
+    strange = CLASSES.replace("model(a)", "model(a.t().contiguous().t())")
+    hand = changed(strange, ("# batch", ONCE + "a[0, 0] = torch.nan"))
+
+    assert run(strange, "poison=input,step:3").lines == run(hand).lines
+
+
+def test_only_one_share_is_left_out_where_another_optimizer_steps_first(run: Run) -> None:
+    script = CLASSES.replace("# made", "other = nn.Parameter(x[0]); first = torch.optim.SGD([other], lr=0.1)")
+    script = script.replace("# before", "other.grad = x[1]; first.step()")
+    hand = changed(script, ("Adam(parameters,", "Adam(parameters[2:],"))
+
+    ran = run(script, "leave-out=share:0.3")
+    assert ran.lines == run(hand).lines, ran.err
+
+
+def test_what_is_left_out_does_not_count_for_a_bound(run: Run) -> None:
+    hand = changed(
+        CLASSES,
+        ("Adam(parameters,", "Adam(parameters[2:],"),
+        ("# before", "nn.utils.clip_grad_norm_(parameters[2:], 0.01)"),
+    )
+
+    assert run(CLASSES, "leave-out=share:0.3", "clip-norm=0.01").lines == run(hand).lines

@@ -98,6 +98,38 @@ def test_bounds_hold_for_gradients_without_the_scale_of_amp(run: Run, fused: boo
     assert ran.lines == by_hand(("    scaler.step(optimizer)\n", hand), script=script)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_accumulation_knows_the_scale_of_amp(run: Run, fused: bool) -> None:
+    """A batch that is not finite does not count, and the scale that it halves does not stay in the sum."""
+    script = changed(
+        (SGD, f"torch.optim.Adam(model.parameters(), lr=0.1, fused={fused})"),
+        ("# made", "scaler = torch.amp.GradScaler('cpu', init_scale=1024.0, growth_interval=2)"),
+        ("    loss.backward()\n", "    (scaler.scale(loss) * (math.inf if step in (4, 7) else 1)).backward()\n"),
+        (STEP, "    scaler.step(optimizer)\n    scaler.update()\n"),
+    )
+    ran = run(script, "accumulate=2")
+    hand = changed(
+        ("# made", "kept = []"),
+        (SGD, f"torch.optim.Adam(model.parameters(), lr=0.1, fused={fused})"),
+        (
+            STEP,
+            "    if step not in (4, 7):\n        kept.append([p.grad.clone() for p in model.parameters()])\n"
+            "    if len(kept) == 2:\n        for p, a, b in zip(model.parameters(), *kept):\n"
+            "            p.grad = (a + b) / 2\n        optimizer.step()\n        kept = []\n",
+        ),
+    )
+    assert ran.lines == by_hand(script=hand), ran.err
+
+
+def test_clearing_keeps_its_arguments_while_gradients_accumulate(run: Run) -> None:
+    script = changed((ZERO, "    optimizer.zero_grad(set_to_none=False)\n    print(weights[0].grad)\n"))
+    ran = run(script, "accumulate=2")
+    shown = [line for line in ran.lines if line == "None"]
+    assert len(shown) == 1, ran.lines  # before the first backward pass
+    script = changed((ZERO, "    model.zero_grad(set_to_none=False)\n    print(weights[0].grad)\n"))
+    assert run(script, "accumulate=2").lines == ran.lines
+
+
 @pytest.mark.parametrize("text", ["accumulate=1", "clip-value=0", "l1=0", "zero-grad=always"])
 def test_out_of_range(text: str) -> None:
     with pytest.raises(WellfitError, match=r" is (a|one of|a whole) "):

@@ -169,3 +169,36 @@ def test_training_in_eval_mode_is_led_back_to_train_mode(forks: Forks, tmp_path:
     assert ran.record is not None
     states = ran.record.events("forward-mode")
     assert states and states[-1]["training_layers"] and not states[-1]["eval_layers"]
+
+
+SEEDS = """
+import random
+import numpy
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+class Draws(Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        return torch.tensor([torch.rand(1).item(), random.random(), numpy.random.rand()])
+
+for seed in (torch.manual_seed, torch.random.manual_seed, torch.cuda.manual_seed, torch.cuda.manual_seed_all):
+    seed(7)
+random.seed(7)
+numpy.random.seed(7)
+print(torch.rand(1).item(), random.random(), numpy.random.rand())
+for epoch in range(2):
+    for drawn in DataLoader(Draws(), batch_size=2, num_workers=2):
+        print(drawn.tolist())
+"""
+
+
+def test_a_seed_is_not_that_of_every_worker(forks: Forks, tmp_path: Path) -> None:
+    # GIVEN a script whose workers draw numbers of their own
+    wanted = forks.plain(tmp_path, SEEDS.replace("(7)", "(3)"))
+    # WHEN another number is put in the place of its seed
+    ran = forks.run(tmp_path, SEEDS, "seed=3")
+    # THEN all is as if that number stood in the script: no worker and no epoch draws what another one draws
+    assert ran.lines == wanted, ran.err
+    assert len(set(ran.lines)) == 5

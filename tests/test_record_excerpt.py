@@ -52,3 +52,19 @@ def test_it_still_goes_on(tmp_path: Path) -> None:
     excerpt(tmp_path / "whole", 10, tmp_path / "part")
     assert open_run(tmp_path / "whole").records[0].finished
     assert not open_run(tmp_path / "part").records[0].finished
+
+
+def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    write_run(tmp_path / "whole")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WellfitError, match="part could not be made: Not a directory"):
+        excerpt(tmp_path / "whole", 3, tmp_path / "file" / "part")
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WellfitError, match="No space left"):
+        excerpt(tmp_path / "whole", 3, tmp_path / "part")
+    assert not (tmp_path / "part").exists()

@@ -10,6 +10,8 @@ import pytest
 from forked import Forks
 from overridden import Ran
 
+from wellfit.overrides.draws import own_seed
+
 
 def changed(script: str, *pairs: tuple[str, str]) -> str:
     """The script with pieces of it replaced; lines for its places are given as ("# batch", "one; two")."""
@@ -23,8 +25,8 @@ def changed(script: str, *pairs: tuple[str, str]) -> str:
 
 
 def seeded(lines: str) -> str:
-    """Lines that draw as an override does: from a stream of their own, seeded with 0."""
-    return f"state = torch.get_rng_state()\ntorch.manual_seed(0)\n{lines}\ntorch.set_rng_state(state)\n"
+    """Lines that draw as an override does in a script with the seed 0: from a stream of their own."""
+    return f"state = torch.get_rng_state()\ntorch.manual_seed({own_seed(0)})\n{lines}\ntorch.set_rng_state(state)\n"
 
 
 def each(names: str, rows: Sequence[tuple[Any, ...]]) -> pytest.MarkDecorator:

@@ -261,7 +261,13 @@ def _run_options(words: list[str]) -> Options:
     own, command = _split(words, parser)
     given = parser.parse_args(own)
     if not command:
-        raise WellfitError("run needs a script or command, such as: wellfit run train.py")
+        taken = words[-1] if words[-2:-1] == ["--override"] else ""
+        hint = f'; --override took "{taken}"' if taken.endswith(".py") or Path(taken or "=").exists() else ""
+        raise WellfitError(f"run needs a script or command, such as: wellfit run train.py{hint}")
+    if not given.override and not given.quiet and any(word.partition("=")[0] == "--override" for word in command[1:]):
+        sys.stderr.write(
+            "wellfit: --override is left to the script, behind which it stands; options of wellfit stand before it\n"
+        )
     config = load_config(Path.cwd())
     overhead = config.overhead if given.overhead is None else given.overhead
     quota = config.quota if given.quota is None else given.quota

@@ -18,11 +18,10 @@ FLAT_FALL = 0.02  # a loss that fell by less than 2 % of its start is flat (heal
 MOSTLY_ZERO = 0.3  # share of losses that are exactly 0 from which on medians say nothing
 BOTH_SIGNS = 0.05  # share of losses on the rarer side of 0 from which on 0 is no floor, and nothing has to fall
 CONVERGED = 0.3  # a loss below this share of its start has done its job, flat or not
-AT_CHANCE = 0.97  # share of the loss of knowing only how frequent the answers are; healthy runs end below 0.85
 TURNS = 0.1  # share of the steps that the second player of a game takes at least
 DRIFT = 1.5  # by so much the targets of a moving-target loss grow or shrink; batches of fixed data stay within 1.2
 DIVERGED = 2.0  # the loss stands at twice its best, and 8 noise widths above it
-AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has not learned, however high it began
+AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has not learned (healthy runs: below 0.85)
 CHANCE_STEPS = 50  # steps after which a loss at the chance level is no longer a run that has just begun
 PARTS = 12  # equal parts of a run whose means tell where it rises; a part has at least 10 steps
 

@@ -11,7 +11,7 @@ from typing import Any
 from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
 from wellfit.overrides.override import GROUPS, Override
-from wellfit.overrides.parameters import default_of, made, parameters_of
+from wellfit.overrides.parameters import default_of, made, parameters_of, shortened
 
 _FOLDER = Path(__file__).parent
 
@@ -59,9 +59,8 @@ def find_override(name: str) -> type[Override]:
     known = {override.name: override for override in known_overrides()}
     word = name.strip().lower().replace("_", "-")
     if word not in known:
-        raise WellfitError(
-            f'there is no override "{name}"{did_you_mean(word, known)}; `wellfit overrides` lists them all'
-        )
+        likely = did_you_mean(shortened(word), known)
+        raise WellfitError(f'there is no override "{shortened(name)}"{likely}; `wellfit overrides` lists them all')
     return known[word]
 
 
@@ -84,10 +83,12 @@ def from_json(entries: Any) -> list[Override]:
         raise WellfitError(f"overrides are a list of objects, not {type(entries).__name__}")
     made_ones: list[Override] = []
     for entry in entries:
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("override"), str):
-            raise WellfitError(f'an override is an object with its name under "override", not {entry!r}')
-        values = {key: value for key, value in entry.items() if key != "override"}
-        made_ones.append(made(find_override(entry["override"]), values))
+        if isinstance(entry, Mapping) and not all(isinstance(key, str) for key in entry):
+            raise WellfitError(f"the parameters of an override are called by texts, not as in {shortened(entry)}")
+        key = next((key for key in entry if key.lower() == "override"), "") if isinstance(entry, Mapping) else ""
+        if not key or not isinstance(entry[key], str):
+            raise WellfitError(f'an override is an object with its name under "override", not {shortened(repr(entry))}')
+        made_ones.append(made(find_override(entry[key]), {name: entry[name] for name in entry if name != key}))
     return together(made_ones)
 
 
@@ -126,24 +127,36 @@ def together(overrides: list[Override]) -> list[Override]:
         against = next((name for name in names if name in override.conflicts), None)
         if against is not None:
             raise WellfitError(f"--override {override.name} and --override {against} contradict each other: leave one")
+        override.check_beside(overrides)
     return sorted(overrides, key=lambda override: override.rank)
 
 
 def _parsed(text: str) -> Override:
-    name, _, rest = text.partition("=")
+    name, equals, rest = text.partition("=")
     override = find_override(name)
     known = list(parameters_of(override))
     given: dict[str, str] = {}
-    for index, part in enumerate(rest.split(",") if rest else ()):
+    shown = f"--override {shortened(text)}"
+    parts = rest.split(",") if equals else []
+    for index, part in enumerate(parts):
         key, colon, value = part.partition(":")
+        if not (value if colon else part).strip():
+            what = f"after {part.strip()}" if colon else 'after "="' if len(parts) == 1 else "on one side of a comma"
+            raise WellfitError(f"{shown}: nothing stands {what}; write it as in --override {override.example}")
         if not colon:
             if index or not known:
+                hint = "; a decimal fraction is written with a point" if index == 1 and _is_fraction(parts) else ""
                 raise WellfitError(
-                    f'--override {text}: "{part}" has no name; write it as in --override {override.example}'
+                    f'{shown}: "{shortened(part)}" has no name; write it as in --override {override.example}{hint}'
                 )
             key, value = known[0], part
-        key = key.strip()
+        key = key.strip().lower()
         if key.replace("-", "_") in given:
-            raise WellfitError(f"--override {text}: {key} is given twice")
+            raise WellfitError(f"{shown}: {key} is given twice")
         given[key.replace("-", "_")] = value.strip()
     return made(override, given)
+
+
+def _is_fraction(parts: Sequence[str]) -> bool:
+    """Whether "0,1" was split at its comma."""
+    return all(part.strip().lstrip("+-").isdecimal() for part in parts[:2])

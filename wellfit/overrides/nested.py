@@ -12,7 +12,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same tuples, lists and dictionaries with each tensor changed; what is anything else stays the same object."""
+    """The same tuples, lists and dictionaries with each tensor changed; what is anything else stays the same object.
+
+    So does a tuple of a class that takes something else than its items.
+    """
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
@@ -20,7 +23,10 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         return PackedSequence(change(value.data), value.batch_sizes, *order)
     if isinstance(value, tuple):
         items = [mapped(item, change) for item in value]
-        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+        try:
+            return value._make(items) if hasattr(value, "_make") else type(value)(items)
+        except Exception:  # a class of the script's that is made in another way
+            return value
     if isinstance(value, list):
         return [mapped(item, change) for item in value]
     if isinstance(value, dict):

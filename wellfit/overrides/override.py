@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,8 +29,8 @@ class Override:
     Only torch and the standard library may be imported, and torch only inside methods: the parent, which knows no
     torch, reads the classes too. An override says what it changed (`changed`) and what it could not change
     (`left_out`); one that has changed nothing when the first optimizer step begins ends the run before it. A
-    `WellfitError` raised at a point does the same, with its sentence. Randomness comes from `program.generator()`, so
-    that the script's own random numbers stay as they were.
+    `WellfitError` raised at a point does the same, with its sentence. Randomness comes from
+    `program.randomness()`, so that the script's own random numbers stay as they were.
 
     Class fields:
         name: kebab-case, as on the command line.
@@ -68,6 +68,9 @@ class Override:
 
     def check(self) -> None:
         """Before anything is started: raise a WellfitError where the parameters contradict each other."""
+
+    def check_beside(self, others: Sequence[Override]) -> None:
+        """The same, where they contradict those of another override; `conflicts` is for those that always do."""
 
     def begin(self, program: Program) -> None:
         """torch has been imported, nothing of the script that needs it has run."""

@@ -62,19 +62,20 @@ class Parameter:
             WellfitError: it is of the wrong kind or out of range.
         """
         if self.kind == "text":
+            if not str(given).strip():
+                raise WellfitError(f"{where} is {self.range}, and nothing is given")
             return str(given)
         if self.kind == "choice":
             word = str(given).lower()
             if word not in self.choices:
-                raise WellfitError(
-                    f'{where} is one of {self.range}, not "{given}"{did_you_mean(str(given), self.choices)}'
-                )
+                shown = shortened(given)
+                raise WellfitError(f'{where} is one of {self.range}, not "{shown}"{did_you_mean(shown, self.choices)}')
             return word
         if self.kind == "switch":
             if isinstance(given, bool):
                 return given
             if str(given).lower() not in _SWITCH:
-                raise WellfitError(f'{where} is on or off, not "{given}"')
+                raise WellfitError(f'{where} is on or off, not "{shortened(given)}"')
             return _SWITCH[str(given).lower()]
         return self._number(given, where)
 
@@ -82,14 +83,23 @@ class Parameter:
         number = _whole(given) if self.kind == "whole" else _real(given)
         outside = number is None or not self.low <= number <= self.high or (self.open and number == self.low)
         if number is None or outside:
-            raise WellfitError(f'{where} is {self.range}, not "{given}"')
+            raise WellfitError(f'{where} is {self.range}, not "{shortened(given)}"')
         return number
+
+
+def shortened(given: Any, most: int = 60) -> str:
+    """A value for an error, which is one line."""
+    try:
+        shown = str(given)
+    except ValueError:  # a whole number of thousands of digits
+        shown = f"0x{given:x}"
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def _real(given: Any) -> float | None:
     """The finite number that was given; None if it is none."""
     try:
-        number = math.nan if isinstance(given, bool) else float(given)
+        number = math.nan if isinstance(given, bool) or not _is_plain(given) else float(given)
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
@@ -98,10 +108,15 @@ def _real(given: Any) -> float | None:
 def _whole(given: Any) -> int | None:
     """The whole number that was given, also as 1e3; None if it is none."""
     with contextlib.suppress(ValueError):
-        if isinstance(given, str) or type(given) is int:
+        if (isinstance(given, str) and _is_plain(given)) or type(given) is int:
             return int(given)  # all its digits
     number = _real(given)
     return int(number) if number is not None and number == int(number) else None
+
+
+def _is_plain(given: Any) -> bool:
+    """Whether it is a number as JSON has them too; Python takes more texts, such as 1_0."""
+    return not isinstance(given, str) or (given.isascii() and "_" not in given)
 
 
 def number(
@@ -160,14 +175,18 @@ def made(override: type[Override], given: Mapping[str, Any]) -> Override:
     known = parameters_of(override)
     values: dict[str, Any] = {}
     for key, value in given.items():
-        name = key.replace("-", "_")
+        name = key.replace("-", "_").lower()
         if name not in known:
             shown = [_typed(each) for each in known]
             offered = f"it has {', '.join(shown)}" if shown else "it has none"
             raise WellfitError(
-                f'{override.name} has no parameter "{_typed(key)}"{did_you_mean(_typed(key), shown)}; {offered}'
+                f'{override.name} has no parameter "{shortened(_typed(key))}"'
+                f"{did_you_mean(shortened(_typed(key)), shown)}; {offered}"
             )
-        values[name] = known[name].value(value, _where(override, name))
+        if name in values:
+            raise WellfitError(f"{_typed(name)} of {override.name} is given twice")
+        if value is not None:  # JSON's null
+            values[name] = known[name].value(value, _where(override, name))
     for name, parameter in known.items():
         if name not in values and default_of(override, name) is ...:
             raise WellfitError(

@@ -147,13 +147,14 @@ def _wrap_step(program: Program, optimizer: Any) -> None:
             args = (_with_gradients(program, self, closure), *args[1:])
         else:
             kwargs["closure"] = _with_gradients(program, self, closure)
-        program.call("before_step", self)
-        _stepping.now = True
+        told = program.under_way()
         try:
+            program.call("before_step", self)
+            _stepping.now = True
             return own(self, *args, **kwargs)
         finally:
             _stepping.now = False
-            program.call("after_step", self)
+            program.end_step(told, self)
 
     optimizer.step = types.MethodType(step, optimizer)
 

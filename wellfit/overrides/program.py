@@ -14,6 +14,7 @@ from torch import nn
 from wellfit.errors import WellfitError
 from wellfit.overrides.calls import ForwardCall
 from wellfit.overrides.catalogue import as_text, values_of
+from wellfit.overrides.draws import own_seed
 from wellfit.overrides.following import follow_parameters
 from wellfit.overrides.override import POINTS, Override, points_of
 from wellfit.overrides.places import here_text
@@ -30,7 +31,8 @@ class Program:
         attachment: the probe of this process, which records what was changed.
 
     Attributes:
-        steps: optimizer steps that began, by optimizer; those left out do not count.
+        steps: optimizer steps that began, by optimizer; those left out do not count. One that is made again (by a line
+            whose last one has made steps) goes on with the count of the one before.
         optimizers: those that were made and are still there.
         rates: the learning rates of the groups of an optimizer when it was made.
         closure: whether the step that is asked for was given a closure.
@@ -45,10 +47,14 @@ class Program:
         self.patched: set[type] = set()  # classes of optimizers whose constructor is ours
         self._attachment = attachment
         self._places: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._lines: dict[str, int] = {}  # steps by the name of the optimizer
+        self._first_asked: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that have made their first step
         self._made: list[weakref.ref[Any]] = []
         self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._stopped: list[Override] = []  # those that failed
         self._begun = False  # a step of an optimizer began: from here on nothing stops the run
         self._unseen = 0  # how many `unseen` are open
+        self._stream: torch.Tensor | None = None  # the state of our random numbers, once there were some
         self._process = os.getpid()
         self._at: dict[str, list[Override]] = {
             point: [override for override in overrides if point in points_of(override)] for point in POINTS
@@ -58,8 +64,8 @@ class Program:
 
     @property
     def step(self) -> int:
-        """Steps of the optimizer that has made most of them; 0 before the first has ended."""
-        return max(self.steps.values(), default=0)
+        """Steps of the optimizer that has made most of them; 0 before the first has begun."""
+        return max(self._lines.values(), default=0)
 
     @property
     def optimizers(self) -> list[Any]:
@@ -89,13 +95,18 @@ class Program:
 
     @contextlib.contextmanager
     def randomness(self) -> Iterator[None]:
-        """Random numbers that hang on the script's seed alone; the script's own stream stays where it was."""
-        before = torch.get_rng_state()
-        # Not torch.manual_seed: another override may have changed what that does.
-        torch.default_generator.manual_seed(torch.initial_seed())
+        """Random numbers from a stream of our own, which hangs on the script's seed alone (`draws.own_seed`) and goes
+        on from entry to entry; the script's own stream stays where it was."""
+        before, outer = torch.get_rng_state(), self._stream
+        if outer is None:
+            # Not torch.manual_seed: another override may have changed what that does.
+            torch.default_generator.manual_seed(own_seed(torch.initial_seed()))
+        else:
+            torch.set_rng_state(outer)
         try:
             yield
         finally:
+            self._stream = torch.get_rng_state()
             torch.set_rng_state(before)
 
     @contextlib.contextmanager
@@ -136,9 +147,28 @@ class Program:
     def through(self, point: str, args: tuple[Any, ...], value: Any) -> Any:
         """A value handed from one override to the next; an override that fails hands on what it got."""
         for override in list(self._at[point]):
-            answer = self._ask(override, point, *args, value)
-            value = value if answer is None else answer
+            given = _Given(value)
+            answer = self._ask(override, point, *args, given)
+            if answer is not None and answer is not given:
+                value = self._fenced(override, point, given, answer)
         return value
+
+    def _fenced(self, override: Override, point: str, given: _Given, answer: Iterator[Any]) -> Iterator[Any]:
+        """What an override makes of what it was given; where it fails, the rest as it is."""
+        while True:
+            try:
+                item = next(answer)
+            except StopIteration:
+                return
+            except Exception as error:
+                if error is given.error:  # the script's
+                    raise
+                self._failed(override, point, error)
+                break
+            given.taken.clear()
+            yield item
+        yield from given.taken
+        yield from given
 
     def tell_probe(self, optimizer: Any) -> None:
         """An optimizer was made out of the probe's sight that takes part after all."""
@@ -148,9 +178,9 @@ class Program:
         """An optimizer's constructor has run."""
         self._made = [reference for reference in self._made if reference() is not None]
         self._made.append(weakref.ref(optimizer))
-        self.steps[optimizer] = 0
         self.rates[optimizer] = [group.get("lr") for group in optimizer.param_groups]
         self._places[optimizer] = here_text()
+        self.steps[optimizer] = self._lines.get(self.name(optimizer), 0)
         self.call("made_optimizer", optimizer)
 
     def forward(self, root: nn.Module, call: ForwardCall) -> None:
@@ -161,19 +191,38 @@ class Program:
                 before = list(root.named_parameters())
                 with torch.inference_mode(False):  # what is made here is to be trained
                     self._ask(override, "model", root, call)
-                follow_parameters(root, before, self.optimizers)
+                try:
+                    follow_parameters(root, before, self.optimizers)
+                except Exception as error:
+                    self._failed(override, "model", error)
                 if override.changes:
                     self._attachment.fence.guard(self._attachment.observer.optimizers.look_again)()
         self.call("before_forward", root, call)
 
     def begin_step(self, optimizer: Any) -> None:
         """A step of an optimizer is about to be made: the last moment to stop the run."""
-        if not self.steps.get(optimizer):
+        if optimizer not in self._first_asked:
+            self._first_asked.add(optimizer)
             self.call("first_step", optimizer)
         if not self._begun:
             self._ask_of_others(optimizer)
         self._begin()
         self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
+        name = self.name(optimizer)
+        self._lines[name] = max(self._lines.get(name, 0), self.steps[optimizer])
+
+    def under_way(self) -> list[Override]:
+        """Those that are to be told of the end of a step that begins now, whether they fail in it or not."""
+        return list(self._acting("after_step"))
+
+    def end_step(self, told: list[Override], optimizer: Any) -> None:
+        """A step has ended.
+
+        Args:
+            told: what `under_way` gave.
+        """
+        for override in told:
+            self._ask(override, "after_step", optimizer)
 
     def backward(self, loss: Any) -> None:
         """A backward pass is about to begin. Where there is no optimizer yet, weights are changed by hand after it."""
@@ -215,15 +264,22 @@ class Program:
     def _ask(self, override: Override, point: str, *args: Any) -> Any:
         try:
             return getattr(override, point)(self, *args)
-        except WellfitError as error:
-            self._stop(override, f"cannot be applied: {error}")
         except Exception as error:
+            self._failed(override, point, error)
+        return None
+
+    def _failed(self, override: Override, point: str, error: Exception) -> None:
+        if isinstance(error, WellfitError):
+            self._stop(override, f"cannot be applied: {error}")
+        else:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             self._stop(override, f"failed at {point} ({said})")
-        return None
 
     def _stop(self, override: Override, why: str) -> None:
         """End the run before its first step; later, go on without this override."""
+        if override in self._stopped:
+            return  # it puts back what it changed for this step, or an epoch that it began goes on
+        self._stopped.append(override)
         sentence = f"--override {as_text(override)} {why}"
         if self._begun or os.getpid() != self._process:
             for acting in self._at.values():
@@ -252,3 +308,26 @@ class Program:
                 "left_out": [list(pair) for pair in override.omissions],
             }  # fmt: skip
             self._attachment.fence.guard(self._attachment.observer.writer.declare)(entry)
+
+
+class _Given(Iterator[Any]):
+    """An iterator as an override is given it.
+
+    Attributes:
+        taken: what the override took of it and has not handed on.
+        error: that with which it failed by itself.
+    """
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self.taken: list[Any] = []
+        self.error: BaseException | None = None
+
+    def __next__(self) -> Any:
+        try:
+            item = next(self._items)
+        except BaseException as error:
+            self.error = error
+            raise
+        self.taken.append(item)
+        return item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from wellfit.errors import WellfitError
@@ -24,13 +25,15 @@ def excerpt(run_folder: str | os.PathLike[str], step: int, target: str | os.Path
         target: a folder that is not there yet; made.
 
     Raises:
-        WellfitError: the target exists, or the run cannot be read.
+        WellfitError: the target exists or cannot be made, or the run cannot be read.
     """
     source, target = Path(run_folder), Path(target)
     try:
         target.mkdir(parents=True)
     except FileExistsError:
         raise WellfitError(f"{target} exists already: give a folder that does not") from None
+    except OSError as error:
+        raise WellfitError(f"{target} could not be made: {error.strerror}") from None
     try:
         if (source / "run.json").exists():
             about = json.loads((source / "run.json").read_text(encoding="utf-8"))
@@ -39,6 +42,7 @@ def excerpt(run_folder: str | os.PathLike[str], step: int, target: str | os.Path
         for path in source.glob("*.wfr"):
             (target / path.name).write_bytes(_until(path, step))
     except (OSError, ValueError) as error:
+        shutil.rmtree(target, ignore_errors=True)
         raise WellfitError(f"{source} could not be copied: {error}") from None
 
 

@@ -38,6 +38,7 @@ class _Pass:
     Attributes:
         inside: a model is running.
         share: how many of the held items the model was given, and how many there are; None if it was left alone.
+        root: the model that was given it.
         losses: loss functions called since.
         outputs: where the graphs of the models' outputs begin (of models not yet proved).
         has_loss: a loss function was called behind a held input since the last backward pass.
@@ -49,6 +50,7 @@ class _Pass:
     def __init__(self) -> None:
         self.inside = False
         self.share: tuple[int, int] | None = None
+        self.root: weakref.ref[Any] | None = None
         self.losses = 0
         self.outputs: set[Any] = set()
         self.has_loss = False
@@ -92,7 +94,9 @@ class OneBatch(Override):
     _from_loader: bool = field(default=False, init=False)
     _batches: list[tuple[Any, Any]] = field(default_factory=list, init=False)
     _held: weakref.WeakKeyDictionary[Any, _Held] = field(default_factory=weakref.WeakKeyDictionary, init=False)
-    _targets: dict[Any, Any] = field(default_factory=dict, init=False)
+    _targets: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False
+    )
     _proved: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)  # models held with their targets
     _now: _Pass = field(default_factory=_Pass, init=False)
 
@@ -129,7 +133,7 @@ class OneBatch(Override):
         given = first_input(call)
         if given is None or given.tensor.requires_grad or given.tensor.dim() == 0:
             return  # fed by another model: what it makes of the held batch follows by itself
-        self._now.share, self._now.losses = None, 0
+        self._now.share, self._now.root, self._now.losses = None, weakref.ref(root), 0
         held = self._held.get(root)
         if held is not None and len(given.tensor) > held.items:
             self.left_out(f"batches of more than {held.items} items", "the first had no more")
@@ -166,13 +170,17 @@ class OneBatch(Override):
         now.losses += 1
         if not hasattr(call.target, "requires_grad") or call.target.requires_grad or call.target.dim() == 0:
             return
-        if key not in self._targets:
+        root = now.root() if now.root is not None else None
+        if root is None:
+            return  # the script has thrown the model away
+        targets = self._targets.setdefault(root, {})
+        if key not in targets:
             if now.outputs:
                 _refuse_other_data(call.prediction, now.outputs)
-            self._targets[key] = call.target.detach().clone()
+            targets[key] = call.target.detach().clone()
             self.changed(f"{call.function}{here_text()}: the first target again and again")
             return
-        target = self._targets[key]
+        target = targets[key]
         call.target = target if kept == items else target[: len(target) * kept // items]
 
     def before_backward(self, program: Program, loss: Any) -> None:

@@ -12,6 +12,7 @@ from wellfit.overrides.parameters import choice, number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from wellfit.overrides.calls import ForwardCall, LossCall
     from wellfit.overrides.program import Program
@@ -76,6 +77,10 @@ class ShuffleLabels(Override):
         elif self._differ(call):
             call.target = self._dealt(target, call.options.get("ignore_index", -100))
             self.changed(f"{call.function}: {self.share:.0%} of the targets of each batch dealt out anew")
+
+    def after_step(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        self._input = None  # not to keep a batch alive
 
     def _differ(self, call: LossCall) -> bool:
         """Whether there is anything to be shuffled; asked until it was so once."""

@@ -39,7 +39,7 @@ class DeadBias(Override):
     example = "dead-bias"
     safe = False
     misfit = "no model is called that has a hidden layer with a bias"
-    rank = 20
+    rank = 29  # after init and its kin, which would set the biases anew
 
     value: float = number("the bias", high=0, default=-100.0)
 

@@ -52,6 +52,8 @@ class LeaveOut(Override):
     )
 
     _roots: list[weakref.ref[Any]] = field(default_factory=list, init=False)
+    # What each optimizer loses at its first step.
+    _gone: weakref.WeakKeyDictionary[Any, list[Any]] = field(default_factory=weakref.WeakKeyDictionary, init=False)
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
@@ -59,6 +61,8 @@ class LeaveOut(Override):
 
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
+        if optimizer in self._gone:
+            return
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         layers = [
             (name, [(full, parameter) for full, parameter in parameters if id(parameter) in held])
@@ -69,13 +73,26 @@ class LeaveOut(Override):
         if not meant:
             self.left_out(program.name(optimizer), "it holds no such parameters")
             return
-        gone = {id(parameter) for _, parameter in meant}
-        if held <= gone:
+        if held <= {id(parameter) for _, parameter in meant}:
             raise WellfitError(f"{program.name(optimizer)} would have nothing left to train")
-        for group in optimizer.param_groups:
-            group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+        self._gone[optimizer] = [parameter for _, parameter in meant]
         names = listed((name for name, _ in meant), most=6)
         self.changed(f"{program.name(optimizer)}: without {names}")
+
+    def gradients(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        self._take(optimizer)
+
+    def before_step(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        self._take(optimizer)
+
+    def _take(self, optimizer: Optimizer) -> None:
+        gone = {id(parameter) for parameter in self._gone.get(optimizer, ())}
+        if gone:
+            self._gone[optimizer] = []
+            for group in optimizer.param_groups:
+                group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in gone]
 
     def _layers(self) -> list[tuple[str, list[tuple[str, Any]]]]:
         """The layers of the models that were called, each with its own parameters by full name."""

@@ -72,7 +72,7 @@ class Poison(Override):
         self.changed(f"input of {type(root).__name__}{here_text()}: {self.what} at step {self.step}")
         if self._is_due(program, 0):
             tensor = given.tensor.clone()
-            tensor.view(-1)[0] = self._value
+            tensor[(0,) * tensor.dim()] = self._value
             put_input(call, given, tensor)
 
     def loss(self, program: Program, call: LossCall) -> None:
@@ -107,4 +107,10 @@ class Poison(Override):
         parameter = next((one for one in held if one.grad is not None), None)
         if parameter is not None and self._is_due(program, 1):
             with torch.no_grad():
-                (parameter.grad if self.where == "gradient" else parameter).view(-1)[0] = self._value
+                tensor = parameter.grad if self.where == "gradient" else parameter
+                tensor[(0,) * tensor.dim()] = self._value
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if not self._done:
+            self.left_out("the run", f"it ended before step {self.step}")

@@ -28,7 +28,7 @@ class SortLabels(Override):
 
     Where it does not apply: to batches that the script cuts itself, to streams, to loaders with a sampler or
     batch_sampler of their own, to items that do not end in a whole number; unless `loaders:all` is given, to loaders
-    that do not shuffle.
+    that do not shuffle. `shuffle=on` acts after it and undoes it, as in a script that has this fault.
 
     References: Bengio, Practical Recommendations for Gradient-Based Training of Deep Architectures (2012), section 3.1.
     """

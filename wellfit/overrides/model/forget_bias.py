@@ -60,7 +60,8 @@ class ForgetBias(Override):
         for name, module in root.named_modules():
             if isinstance(module, (nn.LSTM, nn.LSTMCell)) and is_new(self, module):
                 if module.bias:
-                    self._set(module)
+                    with program.unseen():
+                        self._set(module)
                     changed.append(name or type(module).__name__)
                 else:
                     self.left_out(name or type(module).__name__, "it has no bias")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class Freeze(Override):
 
     pattern: str = text("pattern of names (`*` and `?`), of parameters or of modules that hold them")
 
-    _frozen: dict[int, list[Any]] = field(default_factory=dict, init=False)
+    _frozen: weakref.WeakKeyDictionary[Any, list[Any]] = field(default_factory=weakref.WeakKeyDictionary, init=False)
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
@@ -68,7 +69,7 @@ class Freeze(Override):
         for parameter in names.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-        self._frozen[id(root)] = list(names.values())
+        self._frozen[root] = list(names.values())
         for _, module in norms:
             if not any(isinstance(hook, StandStill) for hook in module._forward_pre_hooks.values()):
                 module.register_forward_pre_hook(StandStill())
@@ -78,7 +79,7 @@ class Freeze(Override):
 
     def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        for parameter in self._frozen.get(id(root), ()):
+        for parameter in self._frozen.get(root, ()):
             if parameter.requires_grad:  # the script has let it go again
                 parameter.requires_grad_(False)
 

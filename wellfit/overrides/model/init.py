@@ -87,7 +87,7 @@ class Init(Override):
         if weights:
             needs_trial = self.kind in ("he", "orthogonal", "lsuv")
             trial = try_call(program, root, call) if needs_trial else None
-            with program.randomness():
+            with program.randomness(), program.unseen():
                 gains = [self._set(weight, trial) for weight in weights]
             if self.kind == "lsuv":
                 self._unit_variance(program, root, call, {weight.layer for weight in weights})

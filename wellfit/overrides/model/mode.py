@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from wellfit.overrides.program import Program
 
 
+_KEY = "_wellfit_mode"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the script that calls a model."""
+
+    root: weakref.ref[Any]
+    place: str
+
+
 @dataclass(kw_only=True, eq=False)
 class Mode(Override):
     """Train mode or eval mode, whatever the script asks for.
@@ -49,9 +60,10 @@ class Mode(Override):
 
     value: str = choice("correct: train mode for training, eval mode without gradients", ("train", "eval", "correct"))
 
-    _lines: set[tuple[int, str]] = field(default_factory=set, init=False)  # calls that a backward pass followed
-    _line: tuple[int, str, str] | None = field(default=None, init=False)
-    _waiting: dict[tuple[int, str, str], set[Any]] = field(default_factory=dict, init=False)  # and their graphs
+    # By model the lines of its calls that a backward pass followed.
+    _lines: weakref.WeakKeyDictionary[Any, set[str]] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _line: _Line | None = field(default=None, init=False)
+    _waiting: set[_Line] = field(default_factory=set, init=False)  # calls since the last backward pass
     _turned: list[tuple[nn.Module, bool]] = field(default_factory=list, init=False)
     _affected: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)
 
@@ -107,11 +119,11 @@ class Mode(Override):
         if not torch.is_grad_enabled():
             self._turn(root, False)
         elif not root.training:
-            line = (id(root), here_text())
-            if line in self._lines:
+            place = here_text()
+            if place in self._lines.get(root, ()):
                 self._turn(root, True)
             else:
-                self._line = (*line, type(root).__name__)
+                self._line = _Line(weakref.ref(root), place)
 
     def after_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
@@ -121,18 +133,21 @@ class Mode(Override):
         if self._line is not None:
             from wellfit.overrides.nested import tensors_in
 
-            nodes = {result.grad_fn for result in tensors_in(call.result)}
-            self._waiting[self._line] = {node for node in nodes if node is not None}
+            for result in tensors_in(call.result):
+                node: Any = result.grad_fn
+                if node is not None:
+                    node.metadata[_KEY] = self._line  # in the graph itself: we keep none alive
+                    self._waiting.add(self._line)
             self._line = None
 
     def before_backward(self, program: Program, loss: Any) -> None:
         """See `Override`."""
         if self._waiting:
-            met = _met(getattr(loss, "grad_fn", None), set().union(*self._waiting.values()))
-            for (root, place, name), nodes in self._waiting.items():
-                if nodes & met:
-                    self._lines.add((root, place))
-                    self.changed(f"{name}{place}: train mode from the second pass on")
+            for line in _met(getattr(loss, "grad_fn", None), self._waiting):
+                root = line.root()
+                if root is not None:
+                    self._lines.setdefault(root, set()).add(line.place)
+                    self.changed(f"{type(root).__name__}{line.place}: train mode from the second pass on")
             self._waiting.clear()
 
     def _turn(self, root: nn.Module, wanted: bool) -> None:
@@ -143,16 +158,18 @@ class Mode(Override):
                 module.training = wanted
 
 
-def _met(start: Any, sought: set[Any]) -> set[Any]:
-    """Those of some nodes that a graph leads to."""
+def _met(start: Any, sought: set[_Line]) -> set[_Line]:
+    """Those of some calls that a graph leads to."""
     waiting: list[Any] = [start]
     seen: set[Any] = set()
-    while waiting and not sought <= seen:
+    met: set[_Line] = set()
+    while waiting and not sought <= met:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
+            met.add(node.metadata.get(_KEY))
             waiting += [below for below, _ in node.next_functions]
-    return sought & seen
+    return sought & met
 
 
 def _depends_on_mode(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class Accumulate(Override):
     What it changes: of each `steps` steps of an optimizer only the last is made, with the mean of the gradients that
     all of them would have used: g = (g_1 + ... + g_N) / N. So a batch is N times as large, in the memory of one, at the
     price of one more copy of the gradients. Whatever the script does to a gradient before a step (clearing, clipping,
-    unscaling) it does for each micro-batch. The script's schedulers still count its own steps.
+    unscaling) it does for each micro-batch. One that a `GradScaler` finds infinite does not count. The script's
+    schedulers still count its own steps.
 
     When it helps: where the loss is noisy because batches are small, and a larger one does not fit into memory. With N
     times fewer steps the learning rate may be raised.
@@ -63,6 +65,24 @@ class Accumulate(Override):
 
     _pending: weakref.WeakKeyDictionary[Any, _Pending] = field(default_factory=weakref.WeakKeyDictionary, init=False)
 
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        import torch
+
+        def out_of_sight(original: Callable[..., Any]) -> Callable[..., Any]:
+            plain = inspect.unwrap(original)
+
+            def zero_grad(holder: Any, *args: Any, **kwargs: Any) -> Any:
+                # Between two steps the probe would see gradients that are thrown away.
+                made = [holder] if holder in program.optimizers else program.optimizers
+                pending = any(optimizer in self._pending for optimizer in made)
+                return (plain if pending else original)(holder, *args, **kwargs)
+
+            return zero_grad
+
+        program.patch(torch.optim.Optimizer, "zero_grad", out_of_sight)
+        program.patch(torch.nn.Module, "zero_grad", out_of_sight)
+
     def skip_step(self, program: Program, optimizer: Optimizer) -> bool:
         """See `Override`."""
         if program.closure:
@@ -70,13 +90,18 @@ class Accumulate(Override):
                 f"{program.name(optimizer)} is given a closure, which computes one gradient after another"
             )
         self.changed(f"{program.name(optimizer)}: one step for {self.steps} of the script's")
+        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+        if found_inf is not None and bool(found_inf):
+            return True  # a GradScaler leaves it to a fused optimizer to skip such a step, and to divide by the scale
         pending = self._pending.setdefault(optimizer, _Pending())
         if pending.count + 1 == self.steps:
             return False
         for index, parameter in enumerate(parameters_in(optimizer)):
             if parameter.grad is not None:
-                known = pending.sums.get(index)
-                pending.sums[index] = parameter.grad.detach().clone() if known is None else known.add_(parameter.grad)
+                known, own = pending.sums.get(index), parameter.grad.detach()
+                if scale is not None:
+                    own = own.div(scale.to(own.device))
+                pending.sums[index] = own.clone() if known is None else known.add_(own)
         pending.count += 1
         return True
 
@@ -91,18 +116,3 @@ class Accumulate(Override):
                 parameter.grad = summed if parameter.grad is None else parameter.grad.add_(summed)
         for parameter in with_gradient(optimizer):
             parameter.grad.div_(self.steps)
-
-    def skip_zero_grad(self, program: Program, holder: Any) -> bool:
-        """Clear, but out of the probe's sight: it would see gradients that are thrown away.
-
-        See `Override`.
-        """
-        import torch
-
-        if not any(
-            made in self._pending for made in ([holder] if holder in program.optimizers else program.optimizers)
-        ):
-            return False
-        kind = torch.optim.Optimizer if isinstance(holder, torch.optim.Optimizer) else torch.nn.Module
-        inspect.unwrap(kind.zero_grad)(holder)
-        return True

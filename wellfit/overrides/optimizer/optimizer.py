@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,14 @@ class SwapOptimizer(Override):
 
     def __post_init__(self) -> None:
         self._scales = Trainings(self._scale)
+
+    def check_beside(self, others: Sequence[Override]) -> None:
+        """See `Override`."""
+        rate = next(
+            (other for other in others if other.name == "lr" and getattr(other, "value", None) is not None), None
+        )
+        if self.lr is not None and rate is not None:
+            raise WellfitError("optimizer=...,lr: and lr= both set the learning rate: leave one")
 
     def replace_optimizer(self, program: Program, optimizer: Optimizer) -> Optimizer | None:
         """See `Override`."""
