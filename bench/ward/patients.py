@@ -64,7 +64,12 @@ PATIENTS = (
     Patient("perceptron", "perceptron.py", "higher", 0.53, _traits("float-input")),
     Patient("mlp", "mlp.py", "higher", 0.1, _traits("layers relu stateful classifier float-input loader"), quick=True),
     Patient(
-        "deep-mlp", "digits.py", "higher", 0.1, _traits("layers deep relu stateful classifier float-input evaluates")
+        "deep-mlp",
+        "digits.py",
+        "higher",
+        0.1,
+        _traits("layers deep relu stateful classifier float-input evaluates"),
+        quick=True,
     ),
     Patient("lenet", "lenet.py", "higher", 0.1, _traits("layers stateful classifier float-input loader")),
     Patient(
@@ -95,9 +100,7 @@ PATIENTS = (
         0.1,
         _traits("layers normalised stateful classifier float-input loader clips"),
     ),
-    Patient(
-        "adding-lstm", "adding.py", "lower", 0.167, _traits("layers stateful regression float-input clips"), quick=True
-    ),
+    Patient("adding-lstm", "adding.py", "lower", 0.167, _traits("layers stateful regression float-input clips")),
     Patient(
         "adding-gru",
         "adding.py",
@@ -132,9 +135,7 @@ PATIENTS = (
         "sentiment-lstm", "sentiment_lstm.py", "higher", 0.5, _traits("layers modes stateful loader clips evaluates")
     ),
     Patient("answer-selection", "answer_selection.py", "higher", 0.1, _traits("layers stateful")),
-    Patient(
-        "char-lstm", "char_lstm.py", "lower", 6.52, _traits("layers stateful classifier clips evaluates"), quick=True
-    ),
+    Patient("char-lstm", "char_lstm.py", "lower", 6.52, _traits("layers stateful classifier clips evaluates")),
     Patient("char-gpt", "char_gpt.py", "lower", 6.52, _traits("layers normalised stateful classifier clips evaluates")),
     Patient("translate", "translate.py", "higher", 0.0, _traits("layers stateful classifier clips loader")),
     Patient("style-transfer", "style_transfer.py", "lower", 1.0, _traits("closure")),
