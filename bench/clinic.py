@@ -147,6 +147,7 @@ def main() -> int:
         else:
             matrix.add(appointment.patient, appointment.fault, came[appointment])
     facts = about(time.monotonic() - begun, sum(visit.seconds for visit in came.values()))
+    facts["round"] = "quick" if options.quick else "a part" if options.patients or options.faults else "full"
     sys.stdout.write(text(matrix, facts))
     if options.json:
         options.json.write_text(json.dumps(_whole(matrix, facts), indent=1) + "\n")
