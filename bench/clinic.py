@@ -30,7 +30,7 @@ from ward.faults import FAULTS, Fault
 from ward.matrix import Matrix
 from ward.patients import PATIENTS, Patient
 from ward.report import about, document, page, text
-from ward.visit import ROOT, Visit, visit
+from ward.visit import ROOT, Visit, end_visits, visit
 
 from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
@@ -115,7 +115,8 @@ def visits(wanted: list[Appointment], state: Path, jobs: int) -> Iterator[tuple[
             for done in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=None):
                 yield waiting[done], done.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_visits()
             raise
 
 
@@ -139,7 +140,11 @@ def main() -> int:
         wanted = appointments(options)
     except WellfitError as error:
         parser.error(str(error))
-    came = dict(visits(wanted, options.state, options.jobs))
+    try:
+        came = dict(visits(wanted, options.state, options.jobs))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped; what was run is kept in {options.state}, and the same command goes on from there\n")
+        return 130
     matrix = Matrix(list(dict.fromkeys(appointment.patient for appointment in wanted)))
     for appointment in wanted:
         if appointment.fault is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +25,14 @@ from wellfit.record.excerpt import excerpt
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240.0  # seconds; the slowest healthy patient takes a fifth of it
+_running: set[subprocess.Popen[str]] = set()
+_ending = threading.Event()
+
+
+class Ended(Exception):
+    """The run was ended by `end_visits`: nothing came of it."""
+
+
 GRID = (2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000, 5000)
 
 
@@ -103,13 +113,30 @@ def _run(patient: Patient, overrides: tuple[str, ...], folder: Path) -> tuple[in
     child = subprocess.Popen(
         command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    _running.add(child)
     try:
         out, err = child.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)  # the script is a child of wellfit's
+        _kill(child)
         child.communicate()
         return 124, "", ""
+    finally:
+        _running.discard(child)
+    if _ending.is_set():
+        raise Ended
     return child.returncode, out, err
+
+
+def end_visits() -> None:
+    """End the runs that other threads wait for: they are in sessions of their own, where Ctrl-C does not reach them."""
+    _ending.set()
+    for child in list(_running):
+        _kill(child)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # wellfit and the script, its child
 
 
 def _metric(out: str) -> float | None:

@@ -38,6 +38,7 @@ __all__ = [
     "Loss",
     "Node",
     "Optimizer",
+    "Overridden",
     "Parameter",
     "Record",
     "Run",
@@ -50,7 +51,8 @@ __all__ = [
 _HOMES = {
     "curves": ("Curve", "Series"),
     "declared": (
-        "BackwardSite", "Hyper", "Initial", "Layer", "Loader", "Loss", "Optimizer", "Parameter", "Scheduler",
+        "BackwardSite", "Hyper", "Initial", "Layer", "Loader", "Loss", "Optimizer", "Overridden", "Parameter",
+        "Scheduler",
     ),
     "fields": ("location_of",),
     "graph": ("Cut", "Graph", "Node"),
