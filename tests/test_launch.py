@@ -182,7 +182,7 @@ WAITS = """
 import os, signal, sys, time
 def caught(number, frame):
     os.write(1, b"got %d\\n" % number)  # print could still be busy with "ready"
-    time.sleep(0.1)
+    time.sleep(SECONDS)
     sys.exit(40)
 for number in NUMBERS:
     signal.signal(number, caught)
@@ -193,20 +193,42 @@ time.sleep(30)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_us_reaches_the_script(tmp_path, number):
-    (tmp_path / "train.py").write_text(WAITS.replace("NUMBERS", f"[{int(number)}]"))
+    (tmp_path / "train.py").write_text(WAITS.replace("NUMBERS", f"[{int(number)}]").replace("SECONDS", "0"))
     process = start(tmp_path, start_new_session=True)
     process.send_signal(number)
     out, said = process.communicate(timeout=20)
     assert (out, process.returncode, said) == (f"got {int(number)}\n", 40, NEVER)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_reaches_the_script_once(tmp_path, number):
-    (tmp_path / "train.py").write_text(WAITS.replace("NUMBERS", f"[{int(number)}]"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_signal_to_the_whole_group_reaches_the_script_once(tmp_path, number, seconds):
+    """Also a script that takes its time to end, as to write a last checkpoint."""
+    (tmp_path / "train.py").write_text(WAITS.replace("NUMBERS", f"[{int(number)}]").replace("SECONDS", str(seconds)))
     process = start(tmp_path, start_new_session=True)
     os.killpg(process.pid, number)
     out, said = process.communicate(timeout=20)
     assert (out, process.returncode, said) == (f"got {int(number)}\n", 40, NEVER)
+
+
+def test_signals_to_the_group_and_to_us_alone_are_told_apart_again_and_again(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import os, signal, time\n"
+        "got = []\n"
+        "def caught(number, frame):\n"
+        "    got.append(number)\n"
+        "    os.write(1, b'got\\n')\n"
+        "signal.signal(signal.SIGUSR1, caught)\n"
+        "print('ready', flush=True)\n"
+        "while len(got) < 4:\n"
+        "    time.sleep(0.05)\n"
+    )
+    process = start(tmp_path, start_new_session=True)
+    for send in (os.killpg, os.kill, os.killpg, os.kill):
+        send(process.pid, signal.SIGUSR1)
+        assert process.stdout.readline() == "got\n"
+        time.sleep(0.5)  # longer than the grace: a second one would have come
+    assert process.communicate(timeout=20) == ("", NEVER)
 
 
 def test_an_unhandled_signal_ends_both_alike(tmp_path):

@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
 
+from wellfit.launch.canary import Canary
+
 GRACE = 0.3
-"""Seconds after a signal was sent to us before it is passed on: one sent to the whole group has ended the child."""
+"""Seconds after a signal came before it is passed on: a batch system signals one process after the other."""
 
 _PASSED_ON = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 
@@ -31,6 +33,7 @@ class Child:
     def __init__(self, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         # Open files of ours are not inherited anyway, those of our caller are: as without us.
         self._process = subprocess.Popen(argv, env=dict(env), close_fds=False)
+        self._canary = Canary()
         self._to_pass: list[tuple[float, int]] = []
 
     @property
@@ -56,14 +59,20 @@ class Child:
             if ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 4096)
+        self._canary.close()
         return True
 
     def signalled(self, number: int) -> None:
-        """Note a signal that was sent to us, to be passed on if the child is still there after the grace."""
+        """Note a signal that came to us; after the grace it is passed on if it was for us alone."""
         self._to_pass.append((time.monotonic() + GRACE, number))
 
     def _pass_on(self, now: float) -> None:
         due = [number for when, number in self._to_pass if when <= now]
+        if not due:
+            return
+        if self._canary.heard([number for _, number in self._to_pass]):
+            self._to_pass.clear()
+            return
         self._to_pass = [entry for entry in self._to_pass if entry[0] > now]
         for number in due:
             self._process.send_signal(number)
@@ -77,13 +86,11 @@ class Signals:
         self._early: list[int] = []
 
     def arrived(self, number: int, frame: FrameType | None) -> None:
-        """A signal for us. Ctrl-C at a terminal reached the child as well; all else may have been sent to us alone."""
+        """A signal for us, and perhaps for the child as well."""
         if number == signal.SIGCHLD:
             return
         if self.child is not None and self.child.status is not None:
             raise KeyboardInterrupt
-        if number in (signal.SIGINT, signal.SIGQUIT) and _at_terminal():
-            return
         if self.child is None:
             self._early.append(number)
         else:
@@ -124,20 +131,6 @@ def listening() -> Iterator[tuple[Signals, int]]:
             signal.signal(number, handler)  # type: ignore[arg-type]
         os.close(read)
         os.close(write)
-
-
-def _at_terminal() -> bool:
-    """Whether we are in the foreground of a terminal, where Ctrl-C goes to the child as well."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
 
 
 def end_like(status: int) -> int:
