@@ -1,4 +1,4 @@
-"""Runs many small scripts under overrides quickly: one process imports torch, and forks for each.
+"""Runs many small scripts quickly: one process imports torch, and forks for each.
 
 The script runs in the fork as `wellfit run` would let it run, from the moment when torch has been imported; the
 parent's part (summary, live findings) is left out.
@@ -13,6 +13,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 from overridden import ENV, Ran
 
 from wellfit.overrides.catalogue import as_json, parse
-from wellfit.record import open_run
+from wellfit.record import Run, open_run
 from wellfit.record.writing import write_json
+from wellfit.testing import SCRIPT, script_of
 
 
 class Forks:
@@ -41,31 +43,56 @@ class Forks:
 
     def run(self, folder: Path, script: str, *overrides: str) -> Ran:
         """As `overridden.run`."""
-        folder, code = self._fork(folder, script, as_json(parse(overrides)))
-        records = open_run(folder).records
-        out, err = ((folder / name).read_text() for name in ("out", "err"))
+        script_folder = _next(folder)
+        code = self._fork(script_folder / "train.py", script, script_folder, as_json(parse(overrides)))
+        records = open_run(script_folder).records
+        out, err = ((script_folder / name).read_text() for name in ("out", "err"))
         return Ran(code, out, err, records[0] if records else None)
 
     def plain(self, folder: Path, script: str) -> list[str]:
         """What a script prints without wellfit."""
-        folder, code = self._fork(folder, script, None)
-        assert code == 0, (folder / "err").read_text()
-        return (folder / "out").read_text().splitlines()
+        script_folder = _next(folder)
+        code = self._fork(script_folder / "train.py", script, None)
+        assert code == 0, (script_folder / "err").read_text()
+        return (script_folder / "out").read_text().splitlines()
 
-    def _fork(self, folder: Path, script: str, entries: list[dict[str, Any]] | None) -> tuple[Path, int]:
-        """Run a script in a folder of its own; gives that and the exit code.
+    def experiment(self, function: Callable[[], None], folder: Path) -> Run:
+        """As `wellfit.testing.run_experiment`."""
+        run_folder = folder / ".wellfit" / "run"
+        run_folder.mkdir(parents=True)
+        code = self._fork(folder / SCRIPT, script_of(function), run_folder, every=0)
+        assert code == 0, (folder / "err").read_text()
+        return open_run(run_folder)
+
+    def _fork(
+        self,
+        file: Path,
+        script: str,
+        run_folder: Path | None,
+        entries: Sequence[dict[str, Any]] = (),
+        every: int = 1,
+    ) -> int:
+        """Run a script in the folder of its file; gives the exit code.
 
         Args:
-            entries: overrides as JSON; None runs it without the probe.
+            run_folder: where to record; None runs it without the probe.
+            entries: overrides as JSON.
+            every: the probe looks at each so-manieth step; 0 leaves it to the budget.
         """
-        folder = folder / f"run{len(list(folder.glob('run*')))}"
-        folder.mkdir()
-        (folder / "train.py").write_text(dedent(script))
-        write_json(folder / "run.json", {"version": 1, "id": "run", "status": "running", "started": 0.0})
+        file.write_text(dedent(script))
+        if run_folder is not None:
+            write_json(run_folder / "run.json", {"version": 1, "id": "run", "status": "running", "started": 0.0})
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(json.dumps([str(folder), entries]) + "\n")
+        recorded = None if run_folder is None else str(run_folder)
+        self._server.stdin.write(json.dumps([str(file), recorded, list(entries), every]) + "\n")
         self._server.stdin.flush()
-        return folder, int(self._server.stdout.readline())
+        return int(self._server.stdout.readline())
+
+
+def _next(folder: Path) -> Path:
+    made = folder / f"run{len(list(folder.glob('run*')))}"
+    made.mkdir()
+    return made
 
 
 def _serve() -> None:
@@ -76,10 +103,9 @@ def _serve() -> None:
 
     gc.freeze()
     for line in sys.stdin:
-        folder, entries = json.loads(line)
         child = os.fork()
         if child == 0:
-            _end(_train, folder, entries)
+            _end(_train, *json.loads(line))
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
@@ -90,7 +116,9 @@ def _end(function: Any, *args: Any) -> None:
         function(*args)
         code = 0
     except SystemExit as error:
-        code = error.code or 0
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        code = 1 if isinstance(error.code, str) else error.code or 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -99,25 +127,26 @@ def _end(function: Any, *args: Any) -> None:
         os._exit(code)
 
 
-def _train(folder: str, entries: list[dict[str, Any]] | None) -> None:
+def _train(file: str, run_folder: str | None, entries: list[dict[str, Any]], every: int) -> None:
     """The script's part of a run; an exception ends this process as it would end the script's."""
+    folder = os.path.dirname(file)
     os.chdir(folder)
     sys.stdin = open(os.devnull)  # noqa: SIM115
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY), descriptor)
-    sys.path[0], sys.argv = folder, ["train.py"]
-    if entries is not None:
-        _probe(folder, entries)
-    runpy.run_path(os.path.join(folder, "train.py"), run_name="__main__")
+    sys.path[0], sys.argv = folder, [file]
+    if run_folder is not None:
+        _probe(run_folder, entries, every)
+    runpy.run_path(file, run_name="__main__")
 
 
-def _probe(folder: str, entries: list[dict[str, Any]]) -> None:
+def _probe(run_folder: str, entries: list[dict[str, Any]], every: int) -> None:
     import torch
 
     from wellfit.overrides.points import install
     from wellfit.probe.attach import attach
 
-    attachment = attach(torch, {"run": folder, "overhead": 1.0, "quota": 100_000_000, "every": 1})
+    attachment = attach(torch, {"run": run_folder, "overhead": 1.0, "quota": 100_000_000, "every": every})
     if entries:
         install(entries, attachment)
 

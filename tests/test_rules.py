@@ -1,23 +1,22 @@
-"""The whole catalogue: the anatomy of every rule, and its experiments run for real under `wellfit run`."""
+"""The whole catalogue: the anatomy of every rule, and its experiments run for real."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from forked import Forks
 
 from wellfit.catalogue import known_rules
 from wellfit.errors import WellfitError
-from wellfit.record import Run
 from wellfit.rule import Rule
 from wellfit.testing import (
     MadeRun,
     check_anatomy,
     check_healthy,
     check_message,
+    check_rule,
     check_sick,
     experiment,
     judge,
@@ -26,48 +25,6 @@ from wellfit.testing import (
 )
 
 RULES = {rule.name: rule for rule in known_rules()[0]}
-
-
-class Experiments:
-    """Runs each experiment once, two at a time, those first whose tests come first."""
-
-    def __init__(self, folder: Path, wanted: list[tuple[str, str]]) -> None:
-        self._folder = folder
-        self._pool = ThreadPoolExecutor(2)
-        # Under pytest-xdist the workers are the two at a time: each begins an experiment when its test does.
-        ahead = [] if "PYTEST_XDIST_WORKER" in os.environ else wanted
-        self._runs: dict[tuple[str, str], Future[Run]] = {key: self._begin(*key) for key in dict.fromkeys(ahead)}
-
-    def _begin(self, name: str, kind: str) -> Future[Run]:
-        return self._pool.submit(run_experiment, experiment(RULES[name], kind), self._folder / f"{name}-{kind}")
-
-    def run(self, name: str, kind: str) -> Run:
-        """The finished run of one experiment."""
-        if (name, kind) not in self._runs:
-            self._runs[name, kind] = self._begin(name, kind)
-        return self._runs[name, kind].result()
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-
-_KINDS = {
-    "test_the_sick_experiment_of": "sick",
-    "test_no_rule_calls_ill_the_healthy_experiment_of": "healthy",
-}
-
-
-@pytest.fixture(scope="session")
-def experiments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiments]:
-    wanted = []
-    for item in request.session.items:
-        name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
-        kind = _KINDS.get(getattr(item, "originalname", ""))
-        if kind is not None and name in RULES:
-            wanted.append((name, kind))
-    made = Experiments(tmp_path_factory.mktemp("experiments"), wanted)
-    yield made
-    made.close()
 
 
 def test_every_rule_of_the_catalogue_loads() -> None:
@@ -83,15 +40,21 @@ def test_the_anatomy_of(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
-def test_the_sick_experiment_of(name: str, experiments: Experiments) -> None:
-    finding = check_sick(RULES[name], experiments.run(name, "sick"))
+def test_the_sick_experiment_of(name: str, forks: Forks, tmp_path: Path) -> None:
+    finding = check_sick(RULES[name], forks.experiment(experiment(RULES[name], "sick"), tmp_path))
     assert finding.severity == "error"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
-def test_no_rule_calls_ill_the_healthy_experiment_of(name: str, experiments: Experiments) -> None:
-    check_healthy(name, experiments.run(name, "healthy"))
+def test_no_rule_calls_ill_the_healthy_experiment_of(name: str, forks: Forks, tmp_path: Path) -> None:
+    check_healthy(name, forks.experiment(experiment(RULES[name], "healthy"), tmp_path))
+
+
+@pytest.mark.slow
+def test_the_whole_suite_for_one_rule(tmp_path: Path) -> None:
+    """As the author of a rule calls it: under `wellfit run`."""
+    check_rule(RULES["constant-init"], tmp_path)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -291,6 +291,8 @@ class Observer:
         """Before the next forward, or else backward: the parameters were changed by now."""
         if self.watching:
             self.weights.after()
+        if self._manual is not None:
+            self._manual.parameters = []  # not to keep them alive
         self._tick(MANUAL)
 
     # Steps ------------------------------------------------------------------------------------------------------------
@@ -497,7 +499,7 @@ class Observer:
         self.optimizers.declare_all()
         for module, layer in self.layers.all():
             self.writer.declare(self.layers.declaration(module, layer))
-        self.weights.declare_parameters([held for held, _ in self.optimizers.all()])
+        self.weights.declare_parameters(self.optimizers)
         self.governor.start_up += thread_time() - begin
 
     def say_cost(self) -> None:

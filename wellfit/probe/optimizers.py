@@ -14,6 +14,7 @@ from wellfit.probe.locate import Place, location, user_place
 
 HYPER = ("lr", "momentum", "weight_decay")
 GROUPS = 16  # parameter groups whose settings are followed
+GONE = 64  # optimizers of which it is remembered what they held
 
 
 class Held:
@@ -23,6 +24,9 @@ class Held:
         code: stands for its step in an event pattern.
         lr: learning rate of the first group as last seen.
         watches: gradients that are followed to see whether they are cleared.
+
+    Args:
+        gone: called when the optimizer is freed.
     """
 
     __slots__ = (
@@ -30,8 +34,10 @@ class Held:
         "row_id", "size", "steps", "watches", "zero_code",
     )  # fmt: skip
 
-    def __init__(self, optimizer: Any, number: int, place: Place | None) -> None:
-        self.reference = weakref.ref(optimizer)
+    def __init__(
+        self, optimizer: Any, number: int, place: Place | None, gone: Callable[[Held], None] | None = None
+    ) -> None:
+        self.reference = weakref.ref(optimizer, (lambda _: gone(self)) if gone else None)
         self.id = number
         self.row_id = min(number, 255)
         self.place = place
@@ -71,6 +77,7 @@ class Optimizers:
         self.newcomer = newcomer
         self.made = False  # an optimizer was made or used in this process: steps are its steps
         self.known: dict[int, Held] = {}
+        self._gone: list[Held] = []
         self._count = 0  # of optimizers ever seen: a new one may have the address of one that is gone
         self._births: dict[int, tuple[Any, Place | None]] = {}
         self._hyper: dict[tuple[int, int, str], int] = {}
@@ -87,11 +94,36 @@ class Optimizers:
         if held is None or held.reference() is not optimizer:
             birth = self._births.get(id(optimizer))
             place = birth[1] if birth is not None and birth[0]() is optimizer else None
-            held = self.known[id(optimizer)] = Held(optimizer, self._count, place)
+            held = self.known[id(optimizer)] = Held(optimizer, self._count, place, self._freed)
             self._count += 1
             self.made = True  # perhaps before we came
             self.newcomer()
         return held
+
+    def _freed(self, held: Held) -> None:
+        """An optimizer is gone: keep its parameters' names, but not them alive."""
+        held.parameters, held.watches = [], []
+        self.known = {address: other for address, other in self.known.items() if other is not held}
+        self._gone = [*self._gone, held][-GONE:]
+
+    def holders(self) -> tuple[dict[int, int], dict[str, int]]:
+        """Which optimizer holds a parameter.
+
+        Returns:
+            the ids of optimizers that are there by address of the parameter; and those of optimizers that are gone, as
+            at the end of the function that trained, by its name. One that is gone counts until another takes up some of
+            its parameters.
+        """
+        by_address: dict[int, int] = {}
+        by_name: dict[str, int] = {}
+        for held in sorted([*self._gone, *self.known.values()], key=lambda held: held.id):
+            replaced = {by_name[name] for name in held.names if name in by_name}
+            by_name = {name: number for name, number in by_name.items() if number not in replaced}
+            if held.parameters:
+                by_address |= {id(parameter): held.id for parameter in held.parameters}
+            else:
+                by_name |= dict.fromkeys(held.names, held.id)
+        return by_address, by_name
 
     def all(self) -> Iterator[tuple[Held, Any]]:
         """Those that are still there."""
@@ -102,7 +134,7 @@ class Optimizers:
 
     def watches(self) -> Iterator[GradientWatch]:
         """All gradients that are followed."""
-        for held in self.known.values():
+        for held in list(self.known.values()):
             yield from held.watches
 
     def inherit(self, before: Optimizers) -> None:
@@ -127,7 +159,7 @@ class Optimizers:
     def look_again(self) -> None:
         """Parameters of optimizers may have been replaced by others, as many as before."""
         self.layers.rename_parameters()
-        for held in self.known.values():
+        for held in list(self.known.values()):
             held.size = -1
             held.watches = []
 

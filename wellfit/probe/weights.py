@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from wellfit.probe.device import Device
 from wellfit.probe.layers import Layers
 from wellfit.probe.locate import Place, location
-from wellfit.probe.optimizers import Held
+from wellfit.probe.optimizers import Held, Optimizers
 from wellfit.probe.statistics import NAN, Meter, Row
 
 SAMPLES = 1024  # elements of a tensor kept from before the step (relative standard error of an rms: 2.2 %)
@@ -122,9 +122,9 @@ class Weights:
                 "amax": amax,
             }
 
-    def declare_parameters(self, optimizers: Iterable[Held]) -> None:
+    def declare_parameters(self, optimizers: Optimizers) -> None:
         """Every parameter that has a name, and which optimizer holds it."""
-        holder = {id(p): held.id for held in optimizers for p in held.parameters}
+        by_address, by_name = optimizers.holders()
         places = {layer.name: self.layers.place(module) for module, layer in self.layers.all()}
         for reference, name, layer in list(self.layers.parameter_names.values()):
             parameter = reference()
@@ -132,7 +132,8 @@ class Weights:
                 continue
             if name not in self.initial and parameter.is_cpu and self.meter.takes(parameter):
                 self._remember_initial(name, self.meter.summary(parameter.detach(), 0, 0.0, math.inf))
-            self._declare_parameter(parameter, name, layer, holder.get(id(parameter)), places.get(layer))
+            holder = by_address.get(id(parameter), by_name.get(name))
+            self._declare_parameter(parameter, name, layer, holder, places.get(layer))
 
     def _declare_parameter(
         self, parameter: torch.Tensor, name: str, layer: str, optimizer: int | None, place: Place | None

@@ -1,0 +1,69 @@
+"""The probe keeps nothing of the program's alive, and remembers what is gone."""
+
+from __future__ import annotations
+
+from overridden import Run
+
+TRAIN = """
+import gc, weakref
+import torch
+from torch import nn
+
+def train(parameters, steps=6):
+    optimizer = torch.optim.Adam(list(parameters), 0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    return weakref.ref(optimizer)
+"""
+
+
+def test_models_and_optimizers_are_freed_as_ever(run: Run) -> None:
+    ran = run(
+        TRAIN
+        + """
+references = []
+for _ in range(20):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    references += [weakref.ref(parameter) for parameter in model.parameters()]
+    references.append(train(model.parameters()))
+del model
+gc.collect()
+print(sum(reference() is not None for reference in references))
+"""
+    )
+    assert (ran.code, ran.lines) == (0, ["0"]), ran.err
+    assert ran.record is not None
+    assert ran.record.step_count == 120
+    assert len(ran.record.optimizers) == 20
+
+
+def test_a_model_that_outlives_its_optimizer_was_held_by_it(run: Run) -> None:
+    ran = run(TRAIN + "model = nn.Linear(4, 1)\nassert train(model.parameters())() is None\nmodel(torch.randn(2, 4))")
+    assert ran.record is not None, ran.err
+    assert {name: parameter.optimizer for name, parameter in ran.record.parameters.items()} == {"weight": 0, "bias": 0}
+
+
+def test_an_optimizer_that_took_over_some_parameters_replaces_the_one_before(run: Run) -> None:
+    ran = run(TRAIN + "model = nn.Linear(4, 1)\ntrain(model.parameters())\ntrain([model.bias])")
+    assert ran.record is not None, ran.err
+    assert {name: parameter.optimizer for name, parameter in ran.record.parameters.items()} == {
+        "weight": None,
+        "bias": 1,
+    }
+
+
+def test_optimizers_of_two_models_are_both_remembered(run: Run) -> None:
+    ran = run(
+        TRAIN
+        + """
+kept = []
+for _ in range(2):
+    model = nn.Linear(4, 1)
+    kept.append(model)
+    train(model.parameters())
+"""
+    )
+    assert ran.record is not None, ran.err
+    assert {parameter.optimizer for parameter in ran.record.parameters.values()} == {0, 1}
