@@ -19,8 +19,9 @@ demo: setup
 	@echo; echo '$$ wellfit run examples/digits.py'
 	@$(BIN)/wellfit run examples/digits.py
 
+# A file's tests stay together: many look at programs that run once for the file.
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

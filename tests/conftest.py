@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forked import Forks
 from overridden import Run
+
+
+def pytest_configure() -> None:
+    """Signals that our caller ignores (`nohup`, `&` of a script) would stay ignored in the programs of the tests."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -117,16 +117,17 @@ for script in sys.argv[1:]:
 """
 
 
-def many(folder: Path, bodies: dict[str, str], watched: bool = True) -> dict[str, Part]:
+def many(folder: Path, bodies: dict[str, str], watched: bool = True, **options: object) -> dict[str, Part]:
     """Run many scripts in one go: each in a fork of a process that has imported torch.
 
     Args:
         bodies: what follows the usual imports in each script, by name.
-        watched: with the probe inside, every step watched; each fork then has a record of its own.
+        watched: with the probe inside; each fork then has a record of its own.
+        options: as for `probed`.
     """
     scripts = [written(folder, body, f"part{number}.py") for number, body in enumerate(bodies.values())]
     words = [str(written(folder, _FORK, "forks.py")), *map(str, scripts)]
-    done = probed(words, folder) if watched else None
+    done = probed(words, folder, **options) if watched else None
     bare = None if watched else plain(words, folder)
     out = done.out if done else bare.stdout
     assert (done.code if done else bare.returncode) == 0, done.err if done else bare.stderr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
-from probed import Probed, plain, probed, written
+from probed import Part, many, plain, probed, written
 
 LOOPS = {
     "two optimizers in turn": """
@@ -103,8 +104,10 @@ LOOPS = {
     """,
 }
 
+SEEDED = {name: "torch.manual_seed(0)\n" + dedent(body) for name, body in LOOPS.items()}
 
-def events(done: Probed) -> dict[str, list[tuple[float, ...]]]:
+
+def events(done: Part) -> dict[str, list[tuple[float, ...]]]:
     """All that the record says of every step, without times."""
     assert done.code == 0, done.err
     record = done.record
@@ -126,13 +129,22 @@ def events(done: Probed) -> dict[str, list[tuple[float, ...]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def always(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+    return many(tmp_path_factory.mktemp("loops"), SEEDED, every=1)
+
+
+@pytest.fixture(scope="module")
+def seldom(always: dict[str, Part], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Part]:
+    # The same files again: the record names them.
+    return many(next(iter(always.values())).script.parent, SEEDED, every=1_000_000)
+
+
 @pytest.mark.parametrize("name", LOOPS)
-def test_plain_steps_say_the_same_as_watched_ones(tmp_path: Path, name: str) -> None:
-    script = written(tmp_path, "torch.manual_seed(0)\n" + LOOPS[name].replace("\n        ", "\n"))
-    watched = events(probed([str(script)], tmp_path, every=1))
-    seldom = probed([str(script)], tmp_path, every=1_000_000)
-    assert len(seldom.record.watched_steps) <= 2
-    assert events(seldom) == watched
+def test_plain_steps_say_the_same_as_watched_ones(always: dict[str, Part], seldom: dict[str, Part], name: str) -> None:
+    watched = events(always[name])
+    assert len(seldom[name].record.watched_steps) <= 2
+    assert events(seldom[name]) == watched
     assert len(watched["steps"]) >= 200
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from overridden import Run
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+from ward.judge import judged  # noqa: E402
 from ward.patients import EXAMPLES, PATIENTS, Patient  # noqa: E402
 from ward.visit import visit  # noqa: E402
 
@@ -38,19 +38,18 @@ def test_every_example_is_a_patient() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "patient", [patient for patient in PATIENTS if patient.quick], ids=lambda patient: patient.name
-)
-def test_it_reaches_what_it_says_and_is_healthy(patient: Patient) -> None:
-    """The quick ones; `bench/clinic.py` does the same with all of them, on three seeds."""
-    came = visit(patient, ())
+def test_it_reaches_what_it_says_and_is_healthy(tmp_path: Path) -> None:
+    """One of them; `bench/clinic.py` does the same with all, on three seeds."""
+    (patient,) = (patient for patient in PATIENTS if patient.name == "mlp")
+    visit(patient, (), tmp_path / "kept")
+    came = judged(tmp_path / "kept", frozenset())
     assert came.exit_code == 0
-    assert not came.alarms
+    assert came.steps > 100 and not came.alarms
     said = float(REACHES.search(header(patient.script))["value"])  # type: ignore[index]
     assert not patient.hurt(came.metric, [said])
 
 
-@pytest.mark.parametrize("patient", [patient for patient in PATIENTS if not patient.quick], ids=lambda each: each.name)
+@pytest.mark.parametrize("patient", PATIENTS, ids=lambda patient: patient.name)
 def test_it_begins_to_learn(patient: Patient, run: Run) -> None:
     script = f"""
     import runpy, sys
@@ -65,10 +64,15 @@ def test_it_begins_to_learn(patient: Patient, run: Run) -> None:
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if "ImportError" in (EXAMPLES / name).read_text()])
-def test_a_missing_package_is_named(script: str, tmp_path: Path) -> None:
-    blocked = "import sys\nfor name in ('sklearn', 'gymnasium', 'PIL'):\n    sys.modules[name] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(blocked)
-    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, str(EXAMPLES / script)], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert re.fullmatch(rf'examples/{script} needs [\w -]+: pip install "wellfit\[examples\]"\n', done.stderr)
+def test_a_missing_package_is_named(script: str, run: Run) -> None:
+    came = run(
+        f"""
+        import runpy, sys
+        for name in ("sklearn", "gymnasium", "PIL"):
+            sys.modules[name] = None
+        sys.path[0] = {str(EXAMPLES)!r}
+        runpy.run_path({str(EXAMPLES / script)!r}, run_name="__main__")
+        """
+    )
+    assert came.code == 1
+    assert re.fullmatch(rf'examples/{script} needs [\w -]+: pip install "wellfit\[examples\]"\n', came.err)
