@@ -6,9 +6,9 @@
 
 Every patient runs healthy on three seeds, then under each fault that makes sense for it. A fault counts where it really
 hurts the program's own metric. Printed: how many faults were found, and under the right name; how soon; and how many
-healthy runs were called ill. What was run is kept in a folder (`--state`), so that an interrupted round goes on where
-it stopped; a change of wellfit's source, of a script or of a fault begins its runs anew. The exit code is 1 if a
-healthy run was called ill, or crashed.
+healthy runs were called ill. Records and judgements are kept in a folder (`--state`), so that an interrupted round goes
+on where it stopped. A change of a script, of a fault or of what watches a run makes its runs anew; a change of the
+rules only judges the records again. The exit code is 1 if a healthy run was called ill, or crashed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 from ward.faults import FAULTS, Fault
+from ward.judge import judged
 from ward.matrix import Matrix
 from ward.patients import PATIENTS, Patient
 from ward.report import about, document, page, text
@@ -37,6 +40,8 @@ from wellfit.nearest import did_you_mean
 
 SEEDS = 3
 QUICK_SEEDS = 1
+_RUNS = tuple(ROOT / "wellfit" / part for part in ("launch", "probe", "record", "overrides", "nn"))
+"""What a run depends on; the rest of wellfit judges it afterwards."""
 
 
 class Appointment(NamedTuple):
@@ -52,24 +57,37 @@ class Appointment(NamedTuple):
         return (f"seed={self.seed}", *(self.fault.overrides if self.fault else ()))
 
     @property
+    def asked(self) -> frozenset[str]:
+        """Rules that would be right."""
+        return self.fault.rules if self.fault else frozenset()
+
+    @property
     def key(self) -> str:
-        """Name and digest: the same for the same sources."""
-        source = hashlib.sha256(_sources())
-        source.update(repr((self.overrides, self.patient.arguments, self.fault and sorted(self.fault.rules))).encode())
-        what = self.fault.name if self.fault else "healthy"
-        return f"{self.patient.name}.{what}.{self.seed}.{source.hexdigest()[:16]}"
+        """Name and digest: the same for the same run."""
+        patient = self.patient
+        shared = [ROOT / "examples" / "reviews.py", ROOT / "bench" / "ward" / "visit.py"]
+        source = _digest(*_RUNS, *shared, patient.path, words=(*self.overrides, *patient.arguments, torch.__version__))
+        return f"{patient.name}.{self.fault.name if self.fault else 'healthy'}.{self.seed}.{source}"
+
+    @property
+    def judgement(self) -> str:
+        """Digest of what judges it."""
+        return _digest(ROOT / "wellfit", ROOT / "bench" / "ward" / "judge.py", words=tuple(sorted(self.asked)))
 
 
 @cache
-def _sources() -> bytes:
-    digest = hashlib.sha256()
-    sources = [path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "wellfit").rglob(kind)]
-    # What judges a run, and what examples share.
-    sources += [ROOT / "bench" / "ward" / "visit.py", *(ROOT / "examples").glob("*.py")]
-    for file in sorted(sources):
-        digest.update(file.read_bytes())
-    digest.update(torch.__version__.encode())
-    return digest.digest()
+def _digest(*paths: Path, words: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr(words).encode())
+    for path in paths:
+        files = [path] if path.is_file() else [file for kind in ("*.py", "*.c", "*.h") for file in path.rglob(kind)]
+        for file in sorted(files):
+            digest.update(_content(file))
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path) -> bytes:
+    return file.read_bytes()
 
 
 def appointments(options: argparse.Namespace) -> list[Appointment]:
@@ -95,21 +113,26 @@ def _chosen(names: str | None, known: tuple, what: str) -> list:  # type: ignore
 
 
 def visits(wanted: list[Appointment], state: Path, jobs: int) -> Iterator[tuple[Appointment, Visit]]:
-    """Make the runs that were not made yet; all of them come, in any order."""
+    """Make the runs that were not made yet, and judge those that were not judged yet; all come, in any order."""
     state.mkdir(parents=True, exist_ok=True)
+    # Judging in processes: threads would wait for each other. They are made before any thread is there.
+    judges = multiprocessing.get_context("fork").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
     def made(appointment: Appointment) -> Visit:
-        file = state / f"{appointment.key}.json"
-        if file.exists():
-            return Visit(**json.loads(file.read_text()))
-        asked = appointment.fault.rules if appointment.fault else frozenset()
-        result = visit(appointment.patient, appointment.overrides, asked)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(result.as_json()))
-        part.rename(file)
-        return result
+        kept = state / appointment.key
+        if not kept.exists():
+            visit(appointment.patient, appointment.overrides, kept)
+        file = kept / f"judged-{appointment.judgement}.json"
+        if not file.exists():
+            result = judges.apply(judged, (kept, appointment.asked))
+            for old in kept.glob("judged-*"):
+                old.unlink()
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(result.as_json()))
+            part.rename(file)
+        return Visit(**json.loads(file.read_text()))
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with judges, ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(made, appointment): appointment for appointment in wanted}
         try:
             for done in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=None):

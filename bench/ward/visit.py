@@ -1,8 +1,9 @@
-"""One run of a patient under `wellfit run`, and what was found."""
+"""One run of a patient under `wellfit run`, whose record is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -17,11 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ward.patients import Patient
-from wellfit.catalogue import rules
-from wellfit.diagnose import diagnose
-from wellfit.finding import Finding
-from wellfit.record import Record, open_run
-from wellfit.record.excerpt import excerpt
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240.0  # seconds; the slowest healthy patient takes a fifth of it
@@ -33,12 +29,9 @@ class Ended(Exception):
     """The run was ended by `end_visits`: nothing came of it."""
 
 
-GRID = (2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000, 5000)
-
-
 @dataclass
 class Visit:
-    """What came of one run.
+    """What came of one run: the first four fields are the run's, the others its judgement's (`ward.judge`).
 
     Attributes:
         metric: the last number that the script printed; None if it crashed or printed none.
@@ -52,9 +45,9 @@ class Visit:
 
     metric: float | None = None
     seconds: float = 0.0
-    steps: int = 0
     exit_code: int = 0
     misfit: str = ""
+    steps: int = 0
     findings: list[dict[str, Any]] = field(default_factory=list)
     named: int | None = None
     early: list[dict[str, Any]] = field(default_factory=list)
@@ -76,12 +69,15 @@ class Visit:
         return asdict(self)
 
 
-def visit(patient: Patient, overrides: tuple[str, ...], asked: frozenset[str] = frozenset()) -> Visit:
+def visit(patient: Patient, overrides: tuple[str, ...], kept: Path) -> None:
     """Run a patient once, in an empty folder, on one thread.
 
     Args:
         overrides: as typed after `--override`.
-        asked: rules of which it is measured when they first speak.
+        kept: a folder that is not there yet; made, with the run's part of the visit and, as `run`, its record.
+
+    Raises:
+        Ended: `end_visits` was called; nothing is kept.
     """
     folder = Path(tempfile.mkdtemp(prefix="wellfit-clinic-"))
     try:
@@ -89,10 +85,14 @@ def visit(patient: Patient, overrides: tuple[str, ...], asked: frozenset[str] = 
         code, out, err = _run(patient, overrides, folder)
         result = Visit(metric=_metric(out) if code == 0 else None, seconds=time.monotonic() - begun, exit_code=code)
         result.misfit = _misfit(code, err)
-        if result.misfit:
-            return result
-        _read(folder, asked, result)
-        return result
+        part = kept.with_name(kept.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if not result.misfit:
+            (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
+            shutil.copytree(run_folder, part / "run")
+        (part / "visit.json").write_text(json.dumps(result.as_json()))
+        part.rename(kept)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -146,63 +146,3 @@ def _metric(out: str) -> float | None:
     except (IndexError, ValueError):
         return None
     return metric if math.isfinite(metric) else None
-
-
-def _read(folder: Path, asked: frozenset[str], result: Visit) -> None:
-    """Judge the record, and see how early the asked rules would have spoken."""
-    run_folder = _recorded(folder)
-    run = open_run(run_folder)
-    if not run.records:
-        return
-    record = run.records[0]
-    record.finished = True
-    found = diagnose(run, rules()).findings
-    result.steps = int(record.step_count)
-    result.findings = [_finding(each) for each in found]
-    result.overrides = {override.name: list(override.changed) for override in record.overrides.values()}
-    result.layers = _layers(record)
-    never = [why for override in record.overrides.values() for what, why in override.left_out if what == "the run"]
-    if never:
-        result.misfit = never[0]
-    if any(each["rule"] in asked for each in result.errors):
-        result.named = _named(run_folder, asked, result.steps, folder)
-    if not asked:
-        told = {(each["rule"], each["layer"]) for each in result.errors}
-        for step in (step for step in GRID if step < result.steps):
-            for each in _sure_errors(run_folder, step, folder):
-                if (each["rule"], each["layer"]) not in told:
-                    told.add((each["rule"], each["layer"]))
-                    result.early.append({**each, "step": step})
-
-
-def _layers(record: Record) -> list[str]:
-    called = [layer for layer in record.layers.values() if layer.parameters]
-    return [layer.name for layer in sorted(called, key=lambda layer: layer.order)]
-
-
-def _recorded(folder: Path) -> Path:
-    """The folder of the one run that was recorded in a folder."""
-    (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
-    return run_folder
-
-
-def _finding(each: Finding) -> dict[str, Any]:
-    fields = ("severity", "rule", "layer", "step", "message")
-    return {name: getattr(each, name) for name in fields}
-
-
-def _sure_errors(run_folder: Path, step: int, folder: Path) -> list[dict[str, Any]]:
-    """What a user would have been told after a step."""
-    part = folder / f"until-{step}"
-    if not part.exists():
-        excerpt(run_folder, step, part)
-    found = diagnose(open_run(part), rules()).findings
-    return [_finding(each) for each in found if each.severity == "error" and each.sure]
-
-
-def _named(run_folder: Path, asked: frozenset[str], steps: int, folder: Path) -> int:
-    """The first step of the grid after which the record so far gives a sure error of an asked rule; `steps` if none."""
-    for step in (step for step in GRID if step < steps):
-        if any(each["rule"] in asked for each in _sure_errors(run_folder, step, folder)):
-            return step
-    return steps
