@@ -2,16 +2,18 @@
 
     python bench/overrides.py [--patients mlp,vgg] [--overrides lr,norm] [--steps 20] [--jobs 2] [--json FILE]
 
-Each example runs its first steps under each override's own example value, in a fork of one process. It works if the
-script ended as ever, steps were recorded, and the override said what it changed; an override that does not fit must
-have stopped the run before its first step, with a sentence. Printed: a line for each that failed, and a count; exit
-code 1 if any failed. What was run is kept (`--state`), so that an interrupted round goes on.
+Each example runs its first steps under each override's own example value, in a fork of one process; where that fits
+nothing, under the override's other values, one after the other. It works if the script ended as ever, steps were
+recorded, and the override said what it changed; an override that does not fit must have stopped the run before its
+first step, with a sentence. Printed: a line for each that failed, and a count; exit code 1 if any failed. What was run
+is kept (`--state`), so that an interrupted round goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -39,30 +41,52 @@ with contextlib.suppress(ImportError):
     import sklearn.datasets  # noqa: F401  what most examples import
 
 
+OTHER_VALUES = {
+    "activation": ("activation=tanh",),
+    "freeze": ("freeze=*bias", "freeze=*.0.weight", "freeze=*weight*"),
+    "loss": ("loss=smooth-l1", "loss=mse"),
+    "mode": ("mode=eval",),
+    "norm": ("norm=layer", "norm=none"),
+    "batch-size": ("batch-size=16,loaders:all",),
+    "recurrent": ("recurrent=gru",),
+    "shuffle": ("shuffle=off",),
+    "shuffle-features": ("shuffle-features=features",),
+    "width": ("width=0.5",),
+}
+"""What else is tried of an override whose own example may fit nothing."""
+
+
+class Work(NamedTuple):
+    """One run to make."""
+
+    patient: Patient
+    override: str
+    text: str
+    steps: int
+
+
 class Outcome(NamedTuple):
     """What came of one override on one example: "works", "misfit" or "failed", and why."""
 
     patient: str
     override: str
+    text: str
     state: str
     said: str
 
 
-def tried(patient: Patient, name: str, example: str, steps: int) -> Outcome:
+def tried(work: Work) -> Outcome:
     """Run a patient's first steps under one override, in this process, which is a fork made for it."""
+    patient, name, text, steps = work
     before = patient.path.read_bytes()
     folder = Path(tempfile.mkdtemp(prefix="wellfit-overrides-"))
     try:
-        texts = [f"stop-after={steps}"] if name == "stop-after" else [example, f"stop-after={steps}"]
+        texts = [f"stop-after={steps}"] if name == "stop-after" else [text, f"stop-after={steps}"]
         code = _run(patient, texts, folder)
         err = (folder / "err").read_text(errors="replace").strip().splitlines()
-        if code == 2 and err and err[-1].endswith("nothing was trained"):
-            return Outcome(patient.name, name, "misfit" if f"--override {name}" in err[-1] else "failed", err[-1])
         if patient.path.read_bytes() != before:
-            return Outcome(patient.name, name, "failed", "the script was changed")
-        if code != 0:
-            return Outcome(patient.name, name, "failed", f"exit code {code}: {(err or ['nothing said'])[-1]}")
-        return Outcome(patient.name, name, *_judged(name, folder))
+            return Outcome(patient.name, name, text, "failed", "the script was changed")
+        return Outcome(patient.name, name, text, *_judged(name, folder, code, err[-1] if err else ""))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -93,7 +117,12 @@ def _run(patient: Patient, texts: list[str], folder: Path) -> int:
     return code
 
 
-def _judged(name: str, folder: Path) -> tuple[str, str]:
+def _judged(name: str, folder: Path, code: int, last_line: str) -> tuple[str, str]:
+    if code == 2 and last_line.endswith("nothing was trained"):
+        return "misfit" if f"--override {name}" in last_line else "failed", last_line
+    # A script that draws from probabilities ends at the NaN that it was given.
+    if code != 0 and name != "poison":
+        return "failed", f"exit code {code}: {last_line or 'nothing said'}"
     records = open_run(folder).records
     if not records or not records[0].step_count:
         return "failed", "no step was recorded"
@@ -104,13 +133,19 @@ def _judged(name: str, folder: Path) -> tuple[str, str]:
     return ("failed", late[0]) if late else ("works", "; ".join(declared[name].changed[:2]))
 
 
-def _one(work: tuple[Patient, str, str, int, Path]) -> Outcome:
-    """The outcome of one pair, from the folder of what was run if it is there."""
-    patient, name, example, steps, state = work
-    file = state / f"{patient.name}.{name}.{steps}.json"
+def _one(work: Work, state: Path) -> Outcome:
+    """The outcome of one run, from the folder of what was run if it is there."""
+    file = state / f"{work.patient.name}.{work.text.replace('*', '@')}.{work.steps}.json"
     if not file.exists():
-        file.write_text(json.dumps(tried(patient, name, example, steps)))
+        file.write_text(json.dumps(tried(work)))
     return Outcome(*json.loads(file.read_text()))
+
+
+def _round(todo: list[Work], jobs: int, state: Path) -> list[Outcome]:
+    """Make these runs, some at a time, each in a fork of its own."""
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        runs = pool.imap(functools.partial(_one, state=state), todo, chunksize=1)
+        return list(tqdm(runs, total=len(todo), unit="run", disable=None))
 
 
 def main() -> int:
@@ -126,21 +161,27 @@ def main() -> int:
     overrides = [o for o in known_overrides() if not options.overrides or o.name in options.overrides.split(",")]
     options.state.mkdir(parents=True, exist_ok=True)
 
-    work = [
-        (patient, override.name, override.example, options.steps, options.state.absolute())
-        for patient in patients
-        for override in overrides
-    ]
     torch.set_num_threads(1)
-    with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
-        outcomes = list(tqdm(pool.imap(_one, work, chunksize=1), total=len(work), unit="run", disable=None))
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    todo = [Work(p, o.name, o.example, options.steps) for p in patients for o in overrides]
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for values in range(1 + max(map(len, OTHER_VALUES.values()))):
+        for work, outcome in zip(todo, _round(todo, options.jobs, options.state.absolute()), strict=True):
+            outcomes[work.patient.name, work.override] = outcome
+        todo = [
+            work._replace(text=OTHER_VALUES[work.override][values])
+            for work in todo
+            if outcomes[work.patient.name, work.override].state == "misfit"
+            and len(OTHER_VALUES.get(work.override, ())) > values
+        ]
+    failed = [outcome for outcome in outcomes.values() if outcome.state == "failed"]
     for outcome in failed:
-        sys.stdout.write(f"failed: {outcome.patient} x {outcome.override}: {outcome.said}\n")
-    count = {state: sum(outcome.state == state for outcome in outcomes) for state in ("works", "misfit", "failed")}
+        sys.stdout.write(f"failed: {outcome.patient} x {outcome.text}: {outcome.said}\n")
+    count = {
+        state: sum(outcome.state == state for outcome in outcomes.values()) for state in ("works", "misfit", "failed")
+    }
     sys.stdout.write(f"{len(patients)} examples x {len(overrides)} overrides: {count}\n")
     if options.json:
-        options.json.write_text(json.dumps([outcome._asdict() for outcome in outcomes], indent=1) + "\n")
+        options.json.write_text(json.dumps([outcome._asdict() for outcome in outcomes.values()], indent=1) + "\n")
     return int(bool(failed))
 
 
