@@ -99,6 +99,28 @@ def test_two_phases_of_one_program_do_not_take_turns(tmp_path: Path) -> None:
     assert not condition(made.record()).adversarial
 
 
+def test_a_model_that_has_just_begun_anew_is_not_held_against_those_before(tmp_path: Path) -> None:
+    """Boosting, folds, a search: each optimizer takes over from the one before, and its loss begins anew."""
+    falling = [2.0 / (1 + step / 5) for step in range(60)]
+    made = made_run(tmp_path, falling)
+    made.declare("optimizer", id=1, **{"class": "Adam"}, groups=[{}], parameters=[])
+    for loss in [2.0] * 30:
+        made.out.row(ord("B"), 0, 0, made.steps, loss, 0.0)
+        made.out.row(ord("S"), 1, 0, made.steps, 0.0, 0.0)
+        made.steps += 1
+    assert condition(made.record(finished=False)).verdict == "learning"
+    assert condition(made.record()).verdict != "learning"  # that was all: the last one did not learn
+
+
+def test_noise_may_hide_that_a_loss_falls(tmp_path: Path) -> None:
+    """The few losses at either end of a short run say little where batches differ much."""
+    falling = [0.5] * 5 + [0.8 - step / 150 for step in range(45)] + [0.6] * 5
+    made = made_run(tmp_path, falling, known=False)
+    assert condition(made.record(finished=False)).verdict == "too-short"
+    level = [0.7 + 0.2 * (-1) ** step for step in range(55)]
+    assert condition(made_run(tmp_path / "level", level, known=False).record(finished=False)).verdict == "flat"
+
+
 def test_a_hinge_loss_of_one_sample_is_judged_by_its_mean(tmp_path: Path) -> None:
     """Most samples lie on the right side from early on: the median is 0 while the mean still falls."""
     falling = [3.0 / (1 + step / 20) if step % 4 == 0 else 0.0 for step in range(400)]

@@ -76,7 +76,7 @@ def condition(record: Record, site: int | None = None) -> Condition:
     Args:
         site: backward site; None is the one with most steps.
     """
-    curve = record.loss(site)
+    curve = _without_what_has_just_begun(record, record.loss(site))
     values = curve.value
     finite = np.isfinite(values)
     adversarial = _adversarial(record) or _both_signs(record, values[finite])
@@ -107,10 +107,34 @@ def condition(record: Record, site: int | None = None) -> Condition:
     elif end > best + 8 * noise + (DIVERGED - 1) * abs(best) and end > start:
         verdict = "diverging"
     elif _at_chance(record, seen, chance, start, best) or (fall < FLAT_FALL and not 0 <= end < CONVERGED * start):
-        verdict = "flat"
+        verdict = "flat" if record.finished or not _falls_through_noise(seen) else "too-short"
     else:
         verdict = "learning"
     return Condition(verdict, len(values), start, best, end, fall, noise, bad_step, chance, adversarial)
+
+
+def _falls_through_noise(seen: Floats) -> bool:
+    """Whether the second half of the losses lies below the first, though noise hides that at both ends."""
+    first, second = (float(np.mean(half)) for half in np.array_split(seen, 2))
+    return first - second > FLAT_FALL * abs(first)
+
+
+def _without_what_has_just_begun(record: Record, curve: Curve) -> Curve:
+    """While a program trains one model after another: only those that are done, if the present one has just begun.
+
+    A new model's loss begins anew (boosting, ensembles, folds, a search). Its part counts as soon as it is as long as
+    the longest before it.
+    """
+    optimizer = record.steps["a"]
+    changes = np.flatnonzero(np.diff(optimizer)) + 1
+    # Each optimizer has one stretch of steps: they follow one another, unlike the two of a GAN.
+    if record.finished or not len(changes) or len(changes) != len(np.unique(optimizer)) - 1:
+        return curve
+    lengths = np.diff([0, *changes, len(optimizer)])
+    if lengths[-1] >= lengths[:-1].max():
+        return curve
+    done = curve.step < record.steps["step"][changes[-1]]
+    return Curve(curve.step[done], curve.value[done])
 
 
 def _means(values: Floats, width: int) -> Floats:

@@ -155,7 +155,14 @@ class LrHigh(Rule):
         whole = rise(record.loss())
         if whole is not None and record.finished and whole.late >= self.near_chance * state.chance > 0:
             return True
-        return state.verdict == "too-short" and state.steps >= self.steps and state.end > 2 * state.start > 0
+        # All of the last losses, not their median: with one sample a step, two of five are that large by chance.
+        last = record.loss().value[-5:]
+        return (
+            state.verdict == "too-short"
+            and state.steps >= self.steps
+            and state.start > 0
+            and bool(np.all(last > 2 * state.start))
+        )
 
     def _first_jump(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
         """A first step that was as long as a weight, after which the loss rose."""
