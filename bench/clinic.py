@@ -8,7 +8,8 @@ Every patient runs healthy on three seeds, then under each fault that makes sens
 hurts the program's own metric. Printed: how many faults were found, and under the right name; how soon; and how many
 healthy runs were called ill. Records and judgements are kept in a folder (`--state`), so that an interrupted round goes
 on where it stopped. A change of a script, of a fault or of what watches a run makes its runs anew; a change of the
-rules only judges the records again. The exit code is 1 if a healthy run was called ill, or crashed.
+rules only judges the records again. The exit code is 1 if a healthy run was called ill or crashed, or if a fault broke
+a program that it should only have made ill.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import shutil
 import signal
 import sys
 import time
@@ -33,7 +35,7 @@ from ward.judge import judged
 from ward.matrix import Matrix
 from ward.patients import PATIENTS, Patient
 from ward.report import about, document, page, text
-from ward.visit import ROOT, Visit, end_visits, visit
+from ward.visit import ROOT, TIMED_OUT, Visit, end_visits, visit
 
 from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
@@ -130,7 +132,10 @@ def visits(wanted: list[Appointment], state: Path, jobs: int) -> Iterator[tuple[
             part = file.with_suffix(".part")
             part.write_text(json.dumps(result.as_json()))
             part.rename(file)
-        return Visit(**json.loads(file.read_text()))
+        result = Visit(**json.loads(file.read_text()))
+        if result.exit_code == TIMED_OUT:
+            shutil.rmtree(kept)  # it may have been the machine's fault: another time, another chance
+        return result
 
     with judges, ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(made, appointment): appointment for appointment in wanted}
@@ -184,7 +189,7 @@ def main() -> int:
     if options.docs:
         (ROOT / "docs" / "clinic.md").write_text(document(matrix, facts), encoding="utf-8")
     figures = matrix.figures()
-    return int(figures["clean_runs_with_errors"] + figures["clean_runs_crashed"] > 0)
+    return int(figures["clean_runs_with_errors"] + figures["clean_runs_crashed"] + figures["broken"] > 0)
 
 
 def _whole(matrix: Matrix, facts: dict[str, str]) -> dict[str, object]:

@@ -64,7 +64,10 @@ def test_hurt(patient: Patient, metric: float | None, healthy: list[float], hurt
         (Visit(metric=0.97, findings=[finding("not-in-optimizer")]), "unhurt-named", None),
         (Visit(metric=0.97, findings=[finding("plateau")]), "unhurt-alarm", None),
         (Visit(exit_code=2, misfit="--override leave-out found nothing to change"), "misfit", None),
-        (Visit(metric=None, exit_code=124), "missed", None),
+        (Visit(metric=None), "missed", None),
+        (Visit(metric=None, exit_code=1, finite=False), "missed", None),
+        (Visit(metric=None, exit_code=1, said="TypeError: forward() missed x"), "broken", None),
+        (Visit(metric=None, exit_code=124), "broken", None),
     ],
 )
 def test_state(visit: Visit, state: str, layer: bool | None) -> None:

@@ -52,7 +52,9 @@ def _left_out(visit: Visit) -> list[str]:
 def _before_the_cut(visit: Visit) -> list[str]:
     """In the layer whose output was detached, and in those called before it."""
     cuts = [phrase.split("the output of ")[-1].split(" is ")[0] for phrase in visit.overrides.get("detach", [])]
-    places = [visit.layers.index(cut) for cut in cuts if cut in visit.layers]
+    places = [
+        place for place, layer in enumerate(visit.layers) for cut in cuts if layer == cut or layer.startswith(f"{cut}.")
+    ]
     return visit.layers[: max(places) + 1] if places else cuts
 
 

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ward.visit import Visit
 from wellfit.catalogue import rules
 from wellfit.diagnose import diagnose
@@ -27,7 +29,7 @@ def judged(kept: Path, asked: frozenset[str]) -> Visit:
             was told on the way and taken back.
     """
     result = Visit(**json.loads((kept / "visit.json").read_text()))
-    if result.misfit:
+    if result.misfit or not (kept / "run").is_dir():
         return result
     run = open_run(kept / "run")
     if not run.records:
@@ -38,9 +40,10 @@ def judged(kept: Path, asked: frozenset[str]) -> Visit:
     result.findings = [_finding(each) for each in diagnose(run, rules()).findings]
     result.overrides = {override.name: list(override.changed) for override in record.overrides.values()}
     result.layers = _layers(record)
-    never = [why for override in record.overrides.values() for what, why in override.left_out if what == "the run"]
-    if never:
-        result.misfit = never[0]
+    result.finite = not record.events("non-finite") and bool(np.isfinite(record.loss().value).all())
+    off = [(what, why) for override in record.overrides.values() for what, why in override.left_out]
+    # All of the run, or from some step on: what was asked for is not what was run.
+    result.misfit = next((why for what, why in off if what == "the run" or what.startswith("from step")), "")
     if any(each["rule"] in asked for each in result.errors):
         result.named = _named(kept / "run", asked, result.steps)
     if not asked:

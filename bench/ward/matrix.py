@@ -20,6 +20,7 @@ STATES = {
     "unhurt-named": "the program did as well as ever, but the fault was rightly named",
     "unhurt-alarm": "the program did as well as ever, and something else was named",
     "misfit": "the fault does not fit this program, or its time never came",
+    "broken": "the program ended by an error though all numbers were finite, or took too long",
     "unknown": "no healthy run gave a metric to compare with",
 }
 
@@ -80,19 +81,23 @@ class Matrix:
         known = {rule.name for rule in known_rules()[0]}
         namable = [cell for cell in hurt if rules_of[cell.fault] & known]
         onsets = {fault.name: fault.onset for fault in FAULTS}
-        waits = [cell.visit.named - onsets[cell.fault] for cell in right if cell.visit.named is not None]
+        named = [cell.visit.named - onsets[cell.fault] for cell in right if cell.visit.named is not None]
+        waits = [wait for wait in named if wait >= 0]
         return {
             "clean_runs": len(clean),
             "clean_runs_with_errors": sum(bool(visit.alarms) for visit in clean),
             "clean_runs_crashed": sum(visit.metric is None for visit in clean),
             "clean_runs_with_notes": sum(len(visit.findings) > len(visit.errors) for visit in clean),
             "cells": len(self.cells),
+            "broken": sum(cell.state == "broken" for cell in self.cells),
             "misfits": sum(cell.state == "misfit" for cell in self.cells),
             "hurt": len(hurt),
             "detected": sum(cell.state in ("right", "other") for cell in hurt),
             "right_rule": len(right),
             "namable": len(namable),  # a rule that could name the fault exists
-            "hurt_without_metric": sum(cell.visit.metric is None for cell in hurt),  # crashed, not finite, or too slow
+            "hurt_without_metric": sum(cell.visit.metric is None for cell in hurt),
+            "named_before_onset": len(named) - len(waits),
+            "wrong_errors": sum(any(e["rule"] not in rules_of[c.fault] for e in c.visit.errors) for c in hurt),
             "noted": sum(cell.state == "noted" for cell in hurt),
             "layer_asked": len(layers),
             "right_layer": sum(layers),
@@ -109,18 +114,20 @@ def _state(patient: Patient, fault: Fault, visit: Visit, healthy: list[float]) -
     noted = any(finding["rule"] in fault.rules for finding in visit.findings)
     if not healthy:
         return "unknown"
+    if visit.exit_code != 0 and visit.finite:
+        return "broken"
     if patient.hurt(visit.metric, healthy):
         return "right" if named else "other" if visit.errors else "noted" if noted else "missed"
     return "unhurt-named" if named else "unhurt-alarm" if visit.errors else "unhurt"
 
 
 def _layer(fault: Fault, visit: Visit) -> bool | None:
-    """Whether a finding of a right rule names a layer in which the fault is."""
+    """Whether the first finding of a right rule that names a layer names one in which the fault is."""
     if fault.layers is None:
         return None
     ill = fault.layers(visit)
     named = [finding["layer"] for finding in visit.errors if finding["rule"] in fault.rules and finding["layer"]]
-    return any(_same(name, layer) for name in named for layer in ill)
+    return bool(named) and any(_same(named[0], layer) for layer in ill)
 
 
 def _same(name: str, layer: str) -> bool:

@@ -90,7 +90,7 @@ PATIENTS = (
         "autoencoder", "autoencoder.py", "lower", 2.46, _traits("layers relu stateful regression float-input loader")
     ),
     Patient("rbm", "rbm.py", "lower", 1.0, _traits("float-input loader stateful")),
-    Patient("gan", "gan.py", "lower", 2.42, _traits("normalised batch-norm modes stateful")),
+    Patient("gan", "gan.py", "lower", 2.42, _traits("layers normalised batch-norm modes stateful")),
     Patient("maxout", "maxout.py", "higher", 0.1, _traits("layers modes stateful classifier float-input loader")),
     Patient("boosting", "boosting.py", "higher", -0.23, _traits("layers stateful regression float-input")),
     Patient(
@@ -129,17 +129,25 @@ PATIENTS = (
         "pollution", "pollution.py", "lower", 1.02, _traits("layers relu stateful regression float-input evaluates")
     ),
     Patient(
-        "sentiment-cnn", "sentiment_cnn.py", "higher", 0.5, _traits("layers relu modes stateful classifier evaluates")
+        "sentiment-cnn",
+        "sentiment_cnn.py",
+        "higher",
+        0.5,
+        _traits("layers relu modes stateful classifier loader evaluates"),
     ),
     Patient(
-        "sentiment-lstm", "sentiment_lstm.py", "higher", 0.5, _traits("layers modes stateful loader clips evaluates")
+        "sentiment-lstm",
+        "sentiment_lstm.py",
+        "higher",
+        0.5,
+        _traits("layers modes stateful classifier loader clips evaluates"),
     ),
     Patient("answer-selection", "answer_selection.py", "higher", 0.1, _traits("layers stateful")),
     Patient("char-lstm", "char_lstm.py", "lower", 6.52, _traits("layers stateful classifier clips evaluates")),
     Patient("char-gpt", "char_gpt.py", "lower", 6.52, _traits("layers normalised stateful classifier clips evaluates")),
-    Patient("translate", "translate.py", "higher", 0.0, _traits("layers stateful classifier clips loader")),
+    Patient("translate", "translate.py", "higher", 0.0, _traits("layers stateful classifier clips")),
     Patient("style-transfer", "style_transfer.py", "lower", 1.0, _traits("closure")),
-    Patient("reinforce", "reinforce.py", "higher", 24.0, _traits("stateful float-input")),
+    Patient("reinforce", "reinforce.py", "higher", 24.0, _traits("layers stateful float-input")),
     Patient("dqn", "dqn.py", "higher", 9.7, _traits("layers relu stateful float-input")),
-    Patient("board-game", "board_game.py", "higher", 0.09, _traits("layers relu stateful float-input")),
+    Patient("board-game", "board_game.py", "higher", 0.09, _traits("layers relu modes stateful float-input evaluates")),
 )

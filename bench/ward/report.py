@@ -12,19 +12,20 @@ import torch
 
 from ward.faults import FAULTS
 from ward.matrix import STATES, Cell, Matrix
-from ward.visit import ROOT
+from ward.visit import ROOT, TIMED_OUT
 
 SIGNS = {
     "right": "●", "noted": "◔", "other": "◐", "missed": "○", "unhurt": "·", "unhurt-named": "+", "unhurt-alarm": "!",
-    "misfit": "–", "unknown": "?",
+    "misfit": "–", "broken": "x", "unknown": "?",
 }  # fmt: skip
 INTRODUCTION = """\
 Healthy programs of every family (`examples/`) run under `wellfit run` as they are, on several seeds, and then made ill
 in known ways by overrides. A fault counts where it hurts the program's own metric: by a tenth of what healthy runs gain
-over an untrained model, and by twice the spread between seeds. It counts as rightly named if an error finding has one
-of the names that `bench/ward/faults.py` gives for it; among them are names of rules that are still to be written. A
-false alarm is any error at the end of a healthy run, and any that would be told after one of some twenty steps on the
-way and is taken back later. This page is written by `python bench/clinic.py --docs`.
+over an untrained model, and by twice the spread between seeds (in a round of one seed the spread is not known, and the
+first counts alone). It counts as rightly named if an error finding has one of the names that `bench/ward/faults.py`
+gives for it; among them are names of rules that are still to be written. A false alarm is any error at the end of a
+healthy run, and any that would be told after one of some twenty steps on the way and is taken back later. This page is
+written by `python bench/clinic.py --docs`.
 """.splitlines()
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -64,13 +65,16 @@ def sentences(matrix: Matrix) -> list[str]:
         f"{figures['clean_runs']} healthy runs: {figures['clean_runs_with_errors']} with an error (false alarms), "
         f"{figures['clean_runs_with_notes']} with a note, {figures['clean_runs_crashed']} without a metric",
         f"{figures['cells']} runs with a fault: {hurt} were hurt by it, {figures['unhurt']} were not "
-        f"({figures['unhurt_alarms']} of these with another finding), {figures['misfits']} did not fit",
+        f"({figures['unhurt_alarms']} of these with another finding), {figures['misfits']} did not fit, "
+        f"{figures['broken']} ended by an error",
         f"of the {hurt} hurt: {figures['detected']} found{_share(figures['detected'], hurt)}, "
-        f"{right} under the right name{_share(right, hurt)}, {figures['noted']} more under it as a note only",
+        f"{right} under the right name{_share(right, hurt)}, {figures['noted']} more under it as a note only; "
+        f"{figures['wrong_errors']} had an error under a wrong name, alone or beside the right one",
         f"for {figures['namable']} of the {hurt} there is a rule that could name the fault; "
-        f"{figures['hurt_without_metric']} of the {hurt} crashed, gave no finite metric, or took too long",
+        f"{figures['hurt_without_metric']} of the {hurt} gave no finite metric",
         f"of those rightly named: layer right in {figures['right_layer']} of {figures['layer_asked']} where the fault "
-        f"is in a layer; median steps until named after the onset: {'none' if wait is None else f'{wait:g}'}",
+        f"is in a layer; median steps until named after the onset: {'none' if wait is None else f'{wait:g}'}; "
+        f"{figures['named_before_onset']} named before it",
     ]
 
 
@@ -85,9 +89,10 @@ def text(matrix: Matrix, facts: dict[str, str]) -> str:
         for seed, visit in enumerate(visits):
             lines += [f"false alarm: {name}, seed {seed}: {_told(error)}" for error in visit.alarms]
     for cell in matrix.cells:
-        if cell.state in ("missed", "noted", "other", "unhurt-alarm"):
+        if cell.state in ("missed", "noted", "other", "unhurt-alarm", "broken"):
             found = ", ".join(dict.fromkeys(error["rule"] for error in cell.visit.errors)) or "nothing"
-            lines.append(f"{cell.state:12} {cell.patient} x {cell.fault}: {found}")
+            said = f" ({cell.visit.said or 'too long'})" if cell.state == "broken" else ""
+            lines.append(f"{cell.state:12} {cell.patient} x {cell.fault}: {found}{said}")
     lines += ["", ", ".join(f"{key}: {value}" for key, value in facts.items())]
     return "\n".join(lines) + "\n"
 
@@ -128,7 +133,7 @@ def document(matrix: Matrix, facts: dict[str, str]) -> str:
         lines.append(f"| {patient.name} | " + " | ".join(SIGNS[cell.state] if cell else "" for cell in cells) + " |")
     lines += ["", "## What was not rightly named", "", "| patient | fault | metric | found |", "|---|---|---|---|"]
     for cell in matrix.cells:
-        if cell.state in ("missed", "noted", "other", "unhurt-alarm"):
+        if cell.state in ("missed", "noted", "other", "unhurt-alarm", "broken"):
             lines.append(f"| {cell.patient} | {cell.fault} | {_metric(cell)} | {_found(cell)} |")
     return "\n".join(lines) + "\n"
 
@@ -158,14 +163,14 @@ def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "<td></td>"
     wait = "" if cell.visit.named is None else f", named by step {cell.visit.named}"
-    title = cell.visit.misfit or f"metric {_metric(cell)}; found: {_found(cell)}{wait}"
+    title = cell.visit.misfit or cell.visit.said or f"metric {_metric(cell)}; found: {_found(cell)}{wait}"
     return f'<td class="{cell.state}" title="{html.escape(title)}">{SIGNS[cell.state]}</td>'
 
 
 def _metric(cell: Cell) -> str:
     if cell.visit.metric is not None:
         return f"{cell.visit.metric:g}"
-    return "timeout" if cell.visit.exit_code == 124 else "none"
+    return "timeout" if cell.visit.exit_code == TIMED_OUT else "none"
 
 
 def _found(cell: Cell) -> str:

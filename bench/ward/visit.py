@@ -21,6 +21,7 @@ from ward.patients import Patient
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240.0  # seconds; the slowest healthy patient takes a fifth of it
+TIMED_OUT = 124  # exit code of a run that took longer
 _running: set[subprocess.Popen[str]] = set()
 _ending = threading.Event()
 
@@ -31,13 +32,15 @@ class Ended(Exception):
 
 @dataclass
 class Visit:
-    """What came of one run: the first four fields are the run's, the others its judgement's (`ward.judge`).
+    """What came of one run: the first five fields are the run's, the others its judgement's (`ward.judge`).
 
     Attributes:
         metric: the last number that the script printed; None if it crashed or printed none.
+        said: the last line on standard error of a run that crashed.
         misfit: why an override did not fit this script; empty if they all did.
         findings: severity, rule, layer and step of each finding, most important first.
         named: the first step of the grid after which one of the asked rules is named; None if none is.
+        finite: whether all that the record holds is finite.
         early: errors that were told while the run went on and taken back at its end.
         overrides: what each override says that it changed, by name.
         layers: the model's layers with parameters, in the order of their calls.
@@ -46,10 +49,12 @@ class Visit:
     metric: float | None = None
     seconds: float = 0.0
     exit_code: int = 0
+    said: str = ""
     misfit: str = ""
     steps: int = 0
     findings: list[dict[str, Any]] = field(default_factory=list)
     named: int | None = None
+    finite: bool = True
     early: list[dict[str, Any]] = field(default_factory=list)
     overrides: dict[str, list[str]] = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)
@@ -85,12 +90,12 @@ def visit(patient: Patient, overrides: tuple[str, ...], kept: Path) -> None:
         code, out, err = _run(patient, overrides, folder)
         result = Visit(metric=_metric(out) if code == 0 else None, seconds=time.monotonic() - begun, exit_code=code)
         result.misfit = _misfit(code, err)
+        result.said = err.strip().splitlines()[-1][:300] if code and err.strip() else ""
         part = kept.with_name(kept.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        if not result.misfit:
-            (run_folder,) = (entry for entry in (folder / ".wellfit").iterdir() if entry.is_dir())
-            shutil.copytree(run_folder, part / "run")
+        for run_folder in (folder / ".wellfit").glob("*/run.json"):
+            shutil.copytree(run_folder.parent, part / "run")
         (part / "visit.json").write_text(json.dumps(result.as_json()))
         part.rename(kept)
     finally:
@@ -119,7 +124,7 @@ def _run(patient: Patient, overrides: tuple[str, ...], folder: Path) -> tuple[in
     except subprocess.TimeoutExpired:
         _kill(child)
         child.communicate()
-        return 124, "", ""
+        return TIMED_OUT, "", ""
     finally:
         _running.discard(child)
     if _ending.is_set():
