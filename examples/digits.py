@@ -9,8 +9,12 @@ Reaches: test accuracy 0.907 in 2 s.
 """
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError:
+    raise SystemExit('examples/digits.py needs scikit-learn: pip install "wellfit[examples]"') from None
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)

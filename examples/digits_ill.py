@@ -7,8 +7,12 @@ what neurons do. wellfit says why nothing is learned. The same program, well: ex
 """
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError:
+    raise SystemExit('examples/digits_ill.py needs scikit-learn: pip install "wellfit[examples]"') from None
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)

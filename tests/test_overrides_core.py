@@ -53,7 +53,8 @@ def values(parameter: Parameter) -> st.SearchStrategy[Any]:
         return st.text(letters, min_size=1)
     low, high = (None if math.isinf(bound) else bound for bound in (parameter.low, parameter.high))
     if parameter.kind == "whole":
-        return st.integers(None if low is None else math.ceil(low), None if high is None else math.floor(high))
+        most = sys.maxsize if high is None else math.floor(high)
+        return st.integers(None if low is None else math.ceil(low), most)
     return st.floats(low, high, exclude_min=parameter.open, allow_nan=False, allow_infinity=False)
 
 
@@ -110,10 +111,16 @@ def test_they_act_in_the_order_of_their_ranks() -> None:
         (["warmup=10,start:2"], 'start of warmup is a number from 0 to 1, not "2"'),
         (["schedule=cosin"], 'not "cosin" (did you mean "cosine"?)'),
         (["weight-decay=1,all:maybe"], 'all of weight-decay is on or off, not "maybe"'),
-        (["clip-norm"], "clip-norm needs clip-norm: largest norm of the gradient over an optimizer's parameters, a "
+        (["clip-norm"], "clip-norm needs a value: largest norm of the gradient over an optimizer's parameters, a "
                         "number above 0, as in --override clip-norm=1.0"),
         (["clip-norm=1,2"], '--override clip-norm=1,2: "2" has no name; write it as in --override clip-norm=1.0'),
-        (["no-clip=1"], '"1" has no name; write it as in --override no-clip'),
+        (["no-clip=1"], "no-clip takes no value; write --override no-clip"),
+        (["clip=1"], 'there is no override "clip" (did you mean "clip-norm"?)'),
+        (["batch=16"], 'there is no override "batch" (did you mean "batch-size"?)'),
+        (["no-clp"], 'there is no override "no-clp" (did you mean "no-clip"?)'),
+        (["init=kaiming"], 'not "kaiming" (did you mean "he"?)'),
+        (["batch-size=99999999999999999999"], 'not "99999999999999999999", which is too large'),
+        (["lr=scale=0.1"], "a name and its value are joined by a colon"),
         (["clip-norm=1,max-norm:2"], "--override clip-norm=1,max-norm:2: max-norm is given twice"),
         (["clip-norm=1", "clip_norm=2"], "--override clip-norm is given twice: leave one"),
         (["accumulate=2", "zero-grad=insert"], "--override accumulate and --override zero-grad contradict each other"),
@@ -159,7 +166,7 @@ def test_errors_are_one_sentence(
         (["lr=1"], "an override is an object with its name under \"override\", not 'lr=1'"),
         ([{"value": 1}], 'an override is an object with its name under "override", not'),
         ([{"override": "clip-norm", "max_norm": True}], 'clip-norm is a number above 0, not "True"'),
-        ([{"override": "clip-norm", "max_norm": None}], "clip-norm needs clip-norm: largest norm"),
+        ([{"override": "clip-norm", "max_norm": None}], "clip-norm needs a value: largest norm"),
         ([{"override": "lr", 1: 2}], "the parameters of an override are called by texts, not as in {'override'"),
         ([{"override": "lr", "value": 1, "Value": 2}], "value of lr is given twice"),
         ([{"override": "detach", "pattern": ""}], "is a text, and nothing is given"),

@@ -25,8 +25,8 @@ def runs_text(folder: Path) -> str:
     for run in list_runs(folder):
         meta = _object(run / "run.json")
         findings = _object(run / "findings.json").get("findings")
-        command = printable(meta.get("command", ""), 100)
-        lines.append(f"{printable(run.name, 80)}  {_ended(meta):<12}  {_told(findings):<20}  {command}")
+        command = printable(" ".join([str(meta.get("command", "")), *_overrides(meta.get("overrides"))]), 160)
+        lines.append(f"{printable(run.name, 80)}  {_ended(meta):<12}  {_told(findings, meta):<20}  {command}")
     return "".join(line.rstrip() + "\n" for line in lines) or "no runs here; start one with `wellfit run train.py`\n"
 
 
@@ -58,7 +58,18 @@ def _alive(pid: object) -> bool:
     return True
 
 
-def _told(findings: object) -> str:
+def _overrides(entries: object) -> list[str]:
+    """What was changed of the run, as it would be typed."""
+    words = []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            values = [f"{name}:{value}" for name, value in entry.items() if name != "override"]
+            words.append(f"--override {entry.get('override')}" + ("=" + ",".join(values) if values else ""))
+    return words
+
+
+def _told(findings: object, meta: dict[str, Any]) -> str:
+    """What was found; a run that did not end well is not called healthy."""
     if not isinstance(findings, list):
         return ""
     errors = sum(isinstance(finding, dict) and finding.get("severity") == "error" for finding in findings)
@@ -66,4 +77,5 @@ def _told(findings: object) -> str:
     words = [
         f"{count} {word}{'' if count == 1 else 's'}" for count, word in ((errors, "error"), (notes, "note")) if count
     ]
-    return ", ".join(words) or "healthy"
+    well = meta.get("exit_code") in (0, None) and not meta.get("signal")
+    return ", ".join(words) or ("healthy" if well else "nothing found")

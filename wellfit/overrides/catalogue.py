@@ -12,6 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
 from wellfit.overrides.override import GROUPS, Override
 from wellfit.overrides.parameters import default_of, made, parameters_of, shortened
+from wellfit.overrides.spoken import OVERRIDES
 
 _FOLDER = Path(__file__).parent
 
@@ -59,7 +60,10 @@ def find_override(name: str) -> type[Override]:
     known = {override.name: override for override in known_overrides()}
     word = name.strip().lower().replace("_", "-")
     if word not in known:
-        likely = did_you_mean(shortened(word), known)
+        # A fault is not what a typing error was meant for, unless it is written all but right.
+        cures = [other for other, override in known.items() if group_of(override) != "faults"]
+        meant = OVERRIDES.get(word, word)
+        likely = did_you_mean(shortened(meant), cures) or did_you_mean(shortened(meant), known)
         raise WellfitError(f'there is no override "{shortened(name)}"{likely}; `wellfit overrides` lists them all')
     return known[word]
 
@@ -144,7 +148,9 @@ def _parsed(text: str) -> Override:
             what = f"after {part.strip()}" if colon else 'after "="' if len(parts) == 1 else "on one side of a comma"
             raise WellfitError(f"{shown}: nothing stands {what}; write it as in --override {override.example}")
         if not colon:
-            if index or not known:
+            if not known:
+                raise WellfitError(f"{shown}: {override.name} takes no value; write --override {override.name}")
+            if index:
                 hint = "; a decimal fraction is written with a point" if index == 1 and _is_fraction(parts) else ""
                 raise WellfitError(
                     f'{shown}: "{shortened(part)}" has no name; write it as in --override {override.example}{hint}'

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
+from wellfit.overrides.spoken import VALUES
 
 if TYPE_CHECKING:
     from wellfit.overrides.override import Override
@@ -68,8 +70,9 @@ class Parameter:
         if self.kind == "choice":
             word = str(given).lower()
             if word not in self.choices:
-                shown = shortened(given)
-                raise WellfitError(f'{where} is one of {self.range}, not "{shown}"{did_you_mean(shown, self.choices)}')
+                meant = shortened(VALUES.get(word, given))
+                likely = did_you_mean(meant, self.choices)
+                raise WellfitError(f'{where} is one of {self.range}, not "{shortened(given)}"{likely}')
             return word
         if self.kind == "switch":
             if isinstance(given, bool):
@@ -82,8 +85,12 @@ class Parameter:
     def _number(self, given: Any, where: str) -> int | float:
         number = _whole(given) if self.kind == "whole" else _real(given)
         outside = number is None or not self.low <= number <= self.high or (self.open and number == self.low)
-        if number is None or outside:
-            raise WellfitError(f'{where} is {self.range}, not "{shortened(given)}"')
+        # A count beyond the machine's whole numbers would only fail later, in torch.
+        too_large = self.kind == "whole" and number is not None and number > sys.maxsize and self.high == math.inf
+        if number is None or outside or too_large:
+            why = "; a name and its value are joined by a colon" if isinstance(given, str) and "=" in given else ""
+            why = ", which is too large" if too_large else why
+            raise WellfitError(f'{where} is {self.range}, not "{shortened(given)}"{why}')
         return number
 
 
@@ -189,8 +196,9 @@ def made(override: type[Override], given: Mapping[str, Any]) -> Override:
             values[name] = known[name].value(value, _where(override, name))
     for name, parameter in known.items():
         if name not in values and default_of(override, name) is ...:
+            what = "a value" if name == next(iter(known)) else _where(override, name)
             raise WellfitError(
-                f"{override.name} needs {_where(override, name)}: {parameter.meaning}, {parameter.range}, "
+                f"{override.name} needs {what}: {parameter.meaning}, {parameter.range}, "
                 f"as in --override {override.example}"
             )
     instance = override(**values)

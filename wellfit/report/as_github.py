@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wellfit.finding import Finding
+from wellfit.report.account import account_of
 from wellfit.report.safe import github_message, github_property, printable
 from wellfit.report.source import shown_path
 
@@ -20,12 +21,15 @@ def to_github(findings: Sequence[Finding], run: Run) -> str:
 
     Args:
         findings: of `diagnose`, most important first.
-        run: the run they are about (every format takes it; this one needs nothing of it).
+        run: the run they are about.
 
     Returns:
-        the lines, each ending in a newline; empty if there are no findings.
+        the lines, each ending in a newline; empty if there are no findings. Before findings of a run that was changed
+        by overrides stands a notice that says so: they are not the script's alone.
     """
-    return "".join(f"{_command(finding)}\n" for finding in findings)
+    changed = account_of(run).overrides if findings else ()
+    notices = [f"::notice title=wellfit::{github_message(f'found under {override}')}\n" for override in changed]
+    return "".join([*notices, *(f"{_command(finding)}\n" for finding in findings)])
 
 
 def _command(finding: Finding) -> str:

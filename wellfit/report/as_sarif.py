@@ -40,6 +40,8 @@ def to_sarif(findings: Sequence[Finding], run: Run) -> dict[str, Any]:
     invocation: dict[str, Any] = {"commandLine": account.command, "executionSuccessful": account.exit_code in (0, None)}
     if account.exit_code is not None:
         invocation["exitCode"] = account.exit_code
+    if account.overrides:
+        invocation["properties"] = {"overrides": list(account.overrides)}
     whole = {
         "$schema": SCHEMA,
         "version": "2.1.0",

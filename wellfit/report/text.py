@@ -157,6 +157,8 @@ def _verdict(findings: Sequence[Finding], account: Account, color: bool, notes_s
         verdict = _paint("red", _count(errors, "error"), color)
     elif not account.steps:
         verdict = _paint("yellow", "no training step was seen, so there is nothing to judge", color)
+    elif account.exit_code:
+        verdict = _paint("yellow", f"nothing found; the program ended with exit code {account.exit_code}", color)
     else:
         verdict = _paint("green", "healthy", color)
     if not notes:
