@@ -129,6 +129,13 @@ BY_HAND = [
         "input-scale",
     ),
     ("scale-target=1000", NUMBERS, [("# batch", "target = target * 1000")], "mse_loss: target times 1000", None),
+    (
+        "scale-target=9",
+        NUMBERS.replace("(model(x[rows]), target)", "(target, model(x[rows]))"),
+        [("# batch", "target = target * 9")],
+        "mse_loss: target (the first argument) times 9",
+        None,
+    ),
     ("label-shift", CLASSES, [("# out", "b = (b + 1) % 3")], "labels plus 1 modulo 3", None),
     (
         "loss-broadcast",
@@ -209,6 +216,7 @@ UNFIT = [
     ("leave-out=head.*", CLASSES, "it holds no such parameters"),
     ("leave-out=*", CLASSES, "would have nothing left to train"),
     ("detach=head", CLASSES, "it has no layer head"),
+    ("detach=4", CLASSES, "4 of Sequential at train.py:19: no layer follows it"),
     (
         "detach",
         NUMBERS.replace("nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)", "nn.Linear(3, 1)"),
@@ -360,3 +368,18 @@ def test_what_is_left_out_does_not_count_for_a_bound(run: Run) -> None:
     )
 
     assert run(CLASSES, "leave-out=share:0.3", "clip-norm=0.01").lines == run(hand).lines
+
+
+def test_looking_at_the_labels_draws_nothing(run: Run) -> None:
+    drawn = "(random.random(), np.random.rand(), torch.rand(1).item())"
+    script = CLASSES.replace("\nimport torch\n", "\nimport random\nimport numpy as np\nimport torch\n", 1).replace(
+        "# made", f"print({drawn})"
+    )
+    script = script.replace("\nmodel =", f"\nclass Drawn(TensorDataset):\n    def __getitem__(self, index):\n"
+                            f"        {drawn}\n        return super().__getitem__(index)\nmodel =", 1)  # fmt: skip
+    script = script.replace("DataLoader(TensorDataset(", "DataLoader(Drawn(").replace(
+        "torch.manual_seed(0)", "torch.manual_seed(0); random.seed(0); np.random.seed(0)"
+    )
+    ran = run(script, "sort-labels")
+    assert ran.code == 0 and ran.lines[0] == run(script, "lr=0.01").lines[0], ran.err
+    assert said(ran, "sort-labels")[0]

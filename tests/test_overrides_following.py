@@ -228,6 +228,37 @@ def test_a_rate_comes_back_where_its_change_fails_halfway(run: Run, error: str) 
     assert ("goes on without it" in ran.err) == (error != "KeyboardInterrupt")
 
 
+THREADS = """
+import threading
+import torch
+from torch import nn
+from wellfit.overrides.optimizer.zero_grad import ZeroGrad
+
+seen = []
+ZeroGrad.before_backward = lambda self, program, loss: seen.append(threading.current_thread().name)
+model = nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+class Waits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+    @staticmethod
+    def backward(ctx, gradient):
+        other = threading.Thread(target=lambda: model(torch.ones(1, 2)).mean().backward(), name="other")
+        other.start()
+        other.join()
+        return gradient
+Waits.apply(model(torch.ones(1, 2))).mean().backward()
+optimizer.step()
+print(seen)
+"""
+
+
+def test_a_backward_pass_is_no_part_of_another_threads(run: Run) -> None:
+    ran = run(THREADS, "zero-grad=insert")
+    assert ran.lines == ["['MainThread', 'other']"], ran.err
+
+
 class Pair(tuple[Any, ...]):
     """A tuple that is made of two arguments."""
 

@@ -56,6 +56,47 @@ def test_accumulation_leaves_out_what_other_losses_gave(run: Run) -> None:
     assert ran.lines == hand
 
 
+SPARSE = [
+    ("nn.Linear(6, 8)", "nn.EmbeddingBag(9, 8, sparse=True)"),
+    ("model(x[rows])", "model((x[rows] * 4).long() % 9)"),
+    (SGD, "torch.optim.SGD(model.parameters(), lr=0.1)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "clip"),
+    [
+        ("clip-norm=0.3", "nn.utils.clip_grad_norm_(model.parameters(), 0.3)"),
+        ("clip-value=0.01", "nn.utils.clip_grad_value_(model.parameters(), 0.01)"),
+    ],
+)
+def test_bounds_hold_for_sparse_gradients(run: Run, override: str, clip: str) -> None:
+    """As for the same gradients dense."""
+    script = changed(*SPARSE)
+    ran = run(script, override)
+    hand = by_hand(("sparse=True", "sparse=False"), ("# before", clip), script=script)
+    assert ran.code == 0 and "goes on without" not in ran.err, ran.err
+    numbers = [[float.fromhex(line) for line in lines if line.startswith("0x")] for lines in (ran.lines, hand)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
+    assert numbers[0] != pytest.approx([float.fromhex(line) for line in by_hand(script=script)[:-1]], rel=1e-5)
+
+
+def test_accumulation_goes_on_where_an_optimizer_is_made_anew(run: Run) -> None:
+    script = changed(
+        (f"optimizer = {SGD}\n", ""),
+        (ZERO, f"    if step % 5 == 0:\n        optimizer = {SGD.replace(', momentum=0.5', '')}\n{ZERO}"),
+    )
+    ran = run(script, "accumulate=2")
+    hand = by_hand(
+        (STEP, "    if step % 2 == 0:\n        first = [p.grad.clone() for p in model.parameters()]\n"
+               "    else:\n        [p.grad.add_(g).div_(2) for p, g in zip(model.parameters(), first)]\n"
+               "        optimizer.step()\n"),
+        script=script,
+    )  # fmt: skip
+    assert ran.lines == hand
+    assert not found(ran)
+
+
 def test_accumulation_refuses_a_closure(run: Run) -> None:
     script = changed(("optimizer.step()", "optimizer.step(lambda: loss)"))
     ran = run(script, "accumulate=2")

@@ -127,3 +127,38 @@ def test_another_loss(forks: Forks, tmp_path: Path, kind: str) -> None:
     assert ran.lines == forks.plain(tmp_path, changed(OTHERS, *BY_HAND[kind])) != forks.plain(tmp_path, OTHERS)
     left = said(ran, "loss")[1]
     assert sorted(why for _, why in left) == sorted([*LEFT.get(kind, {}).values(), "its targets mean something else"])
+
+
+def test_what_a_softmax_was_made_of_is_not_saved_with_it(forks: Forks, tmp_path: Path) -> None:
+    script = HEADS + "import io\nsaved = io.BytesIO()\ntorch.save(many(x), saved)\nsaved.seek(0)\n"
+    script += "print(vars(torch.load(saved)), vars(many(x)))\n"
+    assert forks.run(tmp_path, script, "loss=pair").lines[-1] == "{} {}"
+
+
+def test_scores_inside_of_a_model_are_not_kept(forks: Forks, tmp_path: Path) -> None:
+    script = """
+    import gc, weakref
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scores, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        def forward(self, x):
+            scores = self.scores(x)
+            alive.append(weakref.ref(scores))
+            return self.head(scores.softmax(1)).softmax(1)
+    alive, x, y = [], torch.randn(8, 4), torch.randint(0, 3, (8,))
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        given = model(x)
+        print(alive[-1]() is None)
+        loss = F.cross_entropy(given, y)
+        loss.backward()
+        optimizer.step()
+    """
+    ran = forks.run(tmp_path, script, "loss=pair")
+    assert ran.lines[-1] == "True" and "gets the raw scores" in str(said(ran, "loss")), ran.err

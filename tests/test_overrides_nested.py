@@ -40,11 +40,20 @@ class Held:
     value: Any
 
 
+@dataclass(frozen=True)
+class Node:
+    """One that knows another, which may know it."""
+
+    value: Any
+    others: list[Any]
+
+
 @pytest.mark.parametrize(
     "value",
     [
         ONE, (ONE, WHOLE), [ONE, [TWO, None, "text"]], Pair(ONE, TWO), Strict(ONE), {"a": ONE, 3: (TWO,)},
-        Output(a=ONE, b=[TWO]), torch.ones(2, 3).max(1), pack_sequence([TWO, ONE]), (), None, 7,
+        Output(a=ONE, b=[TWO]), Held([ONE, WHOLE]), Node(ONE, [Held(TWO)]), Held("text"),
+        torch.ones(2, 3).max(1), pack_sequence([TWO, ONE]), (), None, 7,
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -78,3 +87,14 @@ def test_what_holds_itself_ends() -> None:
     ring.append(ring)
 
     assert all(tensor is ONE for tensor in tensors_in(ring))
+
+
+def test_objects_that_know_each_other_do_so_afterwards() -> None:
+    node = Node(ONE, [Node(TWO, [])])
+    node.others[0].others.append(node)
+
+    changed = mapped(node, lambda tensor: tensor + 1)
+
+    assert changed.value.tolist() == [2.0, 2.0] and node.value is ONE and changed.others[0].others[0] is changed
+    empty = Held("text")
+    assert mapped(empty, lambda tensor: tensor + 1) is empty

@@ -71,6 +71,77 @@ def test_courses(text: str, expected: list[float]) -> None:
     assert [schedule.factor(step) for step in range(6)] == pytest.approx(expected)  # type: ignore[attr-defined]
 
 
+CYCLE = "cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.001, {}, 3)"
+
+
+def test_the_peak_of_a_cycle_is_the_rate(run: Run) -> None:
+    """A CyclicLR writes nothing of it into the groups."""
+    script = changed(("# made", CYCLE.format(0.2)), ("# after", "cycle.step()"))
+    ran = run(script, "lr=0.1")
+    step = f"    kept = optimizer.param_groups[0]['lr']\n    {SET}kept * (0.1 / 0.2)\n{STEP}    {SET}kept\n"
+    assert ran.lines == by_hand((STEP, step), script=script)
+    assert max(hyper(ran, "lr")) == pytest.approx(0.1)
+    assert said(ran, "lr")[0] == ["SGD at train.py:12: lr 0.2 -> 0.1"]
+    # `constant` is constant there
+    assert set(hyper(run(script, "schedule=constant"), "lr")) == {0.2}
+    # another optimizer reaches its own rate there
+    assert max(hyper(run(script, "optimizer=adam"), "lr")) == pytest.approx(0.001)
+
+
+OWN_RATE = """
+class Own(torch.optim.SGD):
+    def __init__(self, p):
+        super().__init__(p, lr=0.0, momentum=0.5)
+        for group in self.param_groups:
+            group["lr"] = None
+    def step(self, closure=None):
+        for group in self.param_groups:
+            assert group["lr"] is None
+            group["lr"] = 0.1
+        super().step(closure)
+        for group in self.param_groups:
+            group["lr"] = None
+model = nn"""
+
+
+@pytest.mark.parametrize("override", ["lr=0.5", "warmup=3", "schedule=constant"])
+def test_an_optimizer_that_finds_its_own_rate_is_left_out(run: Run, override: str) -> None:
+    """As Adafactor of transformers does, whose groups hold None."""
+    script = changed(
+        ("model = nn", OWN_RATE),
+        (SGD, "Own(model.parameters())"),
+        ("# made", "other = torch.optim.SGD([vectors[0]], lr=0.0001)"),
+        ("# before", "other.step()"),
+    )
+    ran = run(script, override)
+    assert ran.code == 0, ran.err
+    changes, left = said(ran, override.partition("=")[0])
+    assert [what.split(" at ")[0] for what in changes] == ["SGD"]
+    assert [what.split(" at ")[0] for what, _ in left] == ["Own"]
+
+
+def test_a_rate_that_is_a_tensor_is_known_as_it_was_made(run: Run) -> None:
+    script = changed((SGD, "torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1), momentum=0.5)"))
+    falls = "[group['lr'].mul_(0.5) for group in optimizer.param_groups]"
+    ran = run(changed(("# after", falls), script=script), "schedule=constant")
+    assert (ran.code, ran.lines) == (0, by_hand(script=script)), ran.err
+
+
+def test_steps_that_a_scaler_leaves_to_a_fused_optimizer_to_skip_are_none(run: Run) -> None:
+    script = changed(
+        (SGD, "torch.optim.Adam(model.parameters(), lr=0.1, fused=True)"),
+        ("# made", "scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)"),
+        ("    loss.backward()\n", "    (scaler.scale(loss) * (math.inf if step < 3 else 1)).backward()\n"),
+        (STEP, "    scaler.step(optimizer)\n    scaler.update()\n"),
+    )
+    override = "warmup=4,start:0.1"
+    ran, unfused = run(script, override), run(script.replace("fused=True", "fused=False"), override)
+    losses = [[float.fromhex(line) for line in each.lines if line.startswith("0x")] for each in (ran, unfused)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 12
+    decayed = run(script, "weight-decay=0.9,kind:decoupled", "ema=0.9", "stop-after=2")
+    assert len([line for line in decayed.lines if line.startswith("0x")]) == 4  # three skipped, one, and the end
+
+
 def test_momentum_of_sgd_and_beta_of_adam(run: Run) -> None:
     adam = "torch.optim.Adam([vectors[0]], lr=0.01, betas=(0.8, 0.99))"
     script = changed(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy
 import pytest
+import torch
 from fed import BY_INDEX, LOADED
 from forked import Forks
 from overridden import run
@@ -12,7 +18,23 @@ from written import changed, each, said, same_as_by_hand, stopped
 
 from wellfit.errors import WellfitError
 from wellfit.overrides.catalogue import parse
+from wellfit.overrides.program import Program
 
+# With weights of the classes in the loss, and with an optimizer that goes on from a checkpoint.
+WEIGHTED = changed(
+    BY_INDEX, ("model = nn", "c = torch.tensor([1.0, 2.0, 3.0])\nmodel = nn"), ("(a), b", "(a), b, weight=c")
+)
+RESUMED = changed(
+    BY_INDEX,
+    ("torch.optim.SGD(model.parameters(), lr=0.05)", "torch.optim.Adam(model.parameters(), lr=0.05)"),
+    (
+        "# made",
+        "state = lambda p: {'step': torch.tensor(5.0), 'exp_avg': p.detach() / 3, 'exp_avg_sq': p.detach() ** 2}; "
+        "groups = optimizer.state_dict()['param_groups']; "
+        "saved = {i: state(p) for i, p in enumerate(model.parameters())}; "
+        "optimizer.load_state_dict({'state': saved, 'param_groups': groups})",
+    ),
+)
 BY_HAND = [
     (
         "precision=float64",
@@ -53,6 +75,32 @@ BY_HAND = [
         changed(BY_INDEX, ("# made", "model.double()"), ("# batch", "a = a.double()"), ("# tested", "a = a.double()")),
         [("model.double()", "pass"), ("a.double()", "a")],
         "Sequential at train.py:15: float64 -> float32",
+    ),
+    (
+        "precision=float64",
+        changed(WEIGHTED, ("# made", "# done")),
+        [
+            ("# done", "model.double()"),
+            ("# batch", "a = a.double()"),
+            ("# tested", "a = a.double()"),
+            ("=c", "=c.double()"),
+        ],
+        "float32 -> float64",
+    ),
+    *(
+        (
+            override,
+            RESUMED,
+            [
+                ("optimizer.load", f"model.{cast}(); optimizer.load".replace("; ", "\n")),
+                ("# batch", f"a = a.{cast}()"),
+                ("# tested", f"a = a.{cast}()"),
+                ("model(a), b", "model(a).float(), b" if cast == "bfloat16" else "model(a), b"),
+                ("model(a).sum()", "model(a).float().sum()" if cast == "bfloat16" else "model(a).sum()"),
+            ],
+            "float32 -> ",
+        )
+        for override, cast in (("precision=float64", "double"), ("precision=bfloat16,pure:on", "bfloat16"))
     ),
     ("mode=train", LOADED, [("model.eval()", "pass")], "always in train mode"),
     ("mode=eval", LOADED, [("model.train()", "model.eval()")], "always in eval mode"),
@@ -169,6 +217,50 @@ def test_training_in_eval_mode_is_led_back_to_train_mode(forks: Forks, tmp_path:
     assert ran.record is not None
     states = ran.record.events("forward-mode")
     assert states and states[-1]["training_layers"] and not states[-1]["eval_layers"]
+
+
+EPOCHS = """
+import random
+import numpy
+import torch
+# begin
+for epoch in range(3):
+    torch.manual_seed(100 + epoch)
+    numpy.random.seed(100 + 10 * epoch)
+    random.seed(100 - epoch)
+    print(torch.initial_seed(), torch.randperm(9).tolist(), numpy.random.rand(), random.random())
+random.seed("one")
+print(random.random())
+random.seed("two")
+print(random.random())
+"""
+
+
+def test_different_seeds_stay_different(forks: Forks, tmp_path: Path) -> None:
+    ran = forks.run(tmp_path, EPOCHS, "seed=3")
+
+    assert (
+        ran.lines[:3]
+        == forks.plain(tmp_path, EPOCHS.replace("(100", "(3").replace("3 - epoch", "(3 - epoch) % 2**32"))[:3]
+    )
+    assert len(set(ran.lines)) == 5
+
+
+@pytest.mark.parametrize("size", ["1", "2"])
+def test_ranks_stay_apart(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    """One process of several does not know whether its first seed holds its rank."""
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(random, "seed", lambda seed: None)
+    monkeypatch.setattr(numpy.random, "seed", lambda seed: None)
+    given: list[int] = []
+    for rank in range(2):
+        made: list[Callable[[int], int]] = []
+        program = SimpleNamespace(patch=lambda holder, name, make, made=made: made.append(make(int)))
+        parse(["seed=3"])[0].begin(cast(Program, program))
+        given += [made[0](100), made[0](100 + rank)]
+
+    assert given == [103, 103, 103, 104] if size == "2" else [3, 3, 3, 4]
 
 
 SEEDS = """

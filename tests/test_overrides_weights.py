@@ -51,6 +51,36 @@ def test_weight_decay_beside_an_optimizer_without_it(run: Run) -> None:
     assert "(Rprop at train.py:12: it has no weight decay; kind:decoupled does it beside the optimizer)" in ran.err
 
 
+FAILS = """
+from wellfit.overrides.optimizer.weight_decay import WeightDecay
+
+begun = []
+original = WeightDecay.before_step
+def before_step(self, program, optimizer):
+    begun.append(1)
+    if len(begun) == 3:
+        raise ValueError("no")
+    original(self, program, optimizer)
+WeightDecay.before_step = before_step
+"""
+
+
+def test_weights_do_not_decay_on_where_the_override_was_left_out(run: Run) -> None:
+    script = changed((SGD, "torch.optim.Rprop(model.parameters(), lr=0.5)"), ("for step in", FAILS + "for step in"))
+    ran = run(script, "weight-decay=0.5,kind:decoupled")
+    decay = "if step < 2:\n        [p.data.mul_(1 - 0.5 * 0.5) for p in weights]"
+    assert ran.lines == by_hand(("# before", decay), (FAILS, ""), script=script)
+    assert ran.err.count("the script goes on without it") == 1
+
+
+def test_a_failure_within_a_step_is_not_the_scripts(run: Run) -> None:
+    """As a step of torch's calls what decays weights."""
+    fails = FAILS.replace("before_step", "_before").replace("program, optimizer", "optimizer, args, kwargs")
+    ran = run(changed(("for step in", fails + "for step in")), "weight-decay=0.5")
+    assert ran.code == 0 and "failed at step (ValueError: no); the script goes on without it" in ran.err
+    assert len([line for line in ran.lines if line.startswith("0x")]) == 12
+
+
 EVALUATE = """
 def evaluate():
     model.eval()
@@ -103,6 +133,26 @@ def test_averages_are_evaluated_and_saved_but_not_trained(run: Run) -> None:
         losses[:8] == [line for line in by_hand() if line.startswith("0x")][:8]
     )  # until it loads, training is the same
     assert said(ran, "ema") == (["Sequential: 6 parameters are averaged for evaluation, decay 0.8"], [])
+
+
+def test_averages_where_the_model_is_evaluated_before_the_first_step(run: Run) -> None:
+    script = changed(
+        ("# made", EVALUATE + "first"), ("    # after\n", "    if step % 4 == 3:\n        evaluate()\n")
+    )  # fmt: skip
+    plain, early = (run(changed(("first", first), script=script), "ema=0.8") for first in ("pass", "evaluate()"))
+    assert early.lines[1:] == plain.lines and early.lines[0].startswith("evaluated")
+    assert plain.lines != by_hand(("first", "pass"), script=script)
+
+
+def test_averages_of_what_an_optimizer_takes_up_later(run: Run) -> None:
+    """What is shown is shown anew when there are averages of more."""
+    script = changed(
+        (SGD, "torch.optim.SGD(weights, lr=0.1)"),
+        ("# made", EVALUATE + "other = torch.optim.SGD(vectors, lr=0.1); seen = []"),
+        ("# after", "evaluate(); other.step(); evaluate()"),
+    )
+    ran, hand = run(script, "ema=0"), by_hand(script=script)  # averages that are the weights
+    assert ran.lines == hand, ran.err
 
 
 def test_averages_without_evaluation_mode(run: Run) -> None:

@@ -144,7 +144,7 @@ class _Search:
         ]
         for other, norm in self.norms.items():
             handles += [
-                norm.register_forward_pre_hook(self._pass_in(other)),
+                norm.register_forward_pre_hook(self._pass_in(other), with_kwargs=True),
                 norm.register_forward_hook(self._pass_out()),
             ]
         try:
@@ -176,12 +176,12 @@ class _Search:
         self._came[name] = positions | self._came[name] if name in self._came else positions
 
     def _pass_in(self, name: str) -> Callable[..., Any]:
-        def before(module: nn.Module, args: Any) -> Any:
-            spoiled = args[0].isnan()
+        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            spoiled = next(reals_in((args, kwargs))).isnan()
             if bool(spoiled.any()):
                 self._note(name, module, spoiled)
             module.__dict__["_spoiled"] = spoiled
-            return (_clean(args[0]), *args[1:])
+            return mapped((args, kwargs), _clean)
 
         return before
 

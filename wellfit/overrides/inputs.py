@@ -54,8 +54,9 @@ def is_taught(root: nn.Module) -> bool:
 class InputOverride(Override):
     """Base of overrides that replace the first tensor that a model is given, in training and in evaluation.
 
-    Models that are fed by another one (a decoder, whose first input carries a gradient) are left as they are. Where a
-    script calls a model's layers one by one, they are models of their own, and only the first is fed with data.
+    Models that are fed by another one (a decoder, whose first input comes with its graph) are left as they are, and so
+    are inputs that are trained themselves. Where a script calls a model's layers one by one, they are models of their
+    own, and only the first is fed with data.
 
     Class fields:
         takes_whole: whether whole numbers (tokens) can be given to `replaced`.
@@ -87,17 +88,19 @@ class InputOverride(Override):
             return
         given = first_input(call)
         if fed is None:
-            fed = self._fed[root] = self._is_fed(root, given)
+            fed = self._fed[root] = self._is_fed(program, root, given)
         if fed and given is not None:
             put_input(call, given, self.replaced(program, root, given.tensor))
 
-    def _is_fed(self, root: nn.Module, given: Input | None) -> bool:
+    def _is_fed(self, program: Program, root: nn.Module, given: Input | None) -> bool:
         """Whether a model is given data, decided by its first call."""
         name = f"{type(root).__name__}{here_text()}"
         if given is None:
             why: str | None = "it is given no tensor"
-        elif given.tensor.requires_grad:
+        elif given.tensor.grad_fn is not None:
             why = "another model feeds it"
+        elif given.tensor.requires_grad and _is_trained(program, given.tensor):
+            why = "its input is trained"
         elif not (given.tensor.is_floating_point() or self.takes_whole):
             why = "its input are whole numbers"
         else:
@@ -107,3 +110,12 @@ class InputOverride(Override):
             return False
         self.changed(f"input of {name}: {self.says(root, given.tensor)}")
         return True
+
+
+def _is_trained(program: Program, tensor: Tensor) -> bool:
+    return any(
+        parameter is tensor
+        for optimizer in program.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )

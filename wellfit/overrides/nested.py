@@ -12,29 +12,53 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same tuples, lists and dictionaries with each tensor changed; what is anything else stays the same object.
+    """The same tuples, lists, dictionaries and data classes with each tensor changed; what is anything else stays the
+    same object.
 
-    So does a tuple of a class that takes something else than its items.
+    So does a tuple of a class that takes something else than its items, and a data class without tensors.
     """
+    return _mapped(value, change, {})
+
+
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any]) -> Any:
+    """`seen`: by the id of each data class what it became, as such objects often know each other."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
         order = (None if index is None else change(index) for index in (value.sorted_indices, value.unsorted_indices))
         return PackedSequence(change(value.data), value.batch_sizes, *order)
     if isinstance(value, tuple):
-        items = [mapped(item, change) for item in value]
+        items = [_mapped(item, change, seen) for item in value]
         try:
             return value._make(items) if hasattr(value, "_make") else type(value)(items)
         except Exception:  # a class of the script's that is made in another way
             return value
     if isinstance(value, list):
-        return [mapped(item, change) for item in value]
+        return [_mapped(item, change, seen) for item in value]
     if isinstance(value, dict):
         changed = copy.copy(value)  # of its own class: models give back such that are more than a dictionary
         for key, item in value.items():
-            changed[key] = mapped(item, change)
+            changed[key] = _mapped(item, change, seen)
         return changed
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _mapped_fields(value, change, seen)
     return value
+
+
+def _mapped_fields(value: Any, change: Callable[[torch.Tensor], torch.Tensor], seen: dict[int, Any]) -> Any:
+    if id(value) in seen:
+        return seen[id(value)]
+    seen[id(value)] = value
+    if next(tensors_in(value), None) is None:
+        return value
+    try:
+        changed = seen[id(value)] = copy.copy(value)
+    except Exception:  # a class of the script's that cannot be copied
+        return value
+    for field in dataclasses.fields(value):
+        if hasattr(value, field.name):  # past `__setattr__`, which refuses where the class is frozen
+            object.__setattr__(changed, field.name, _mapped(getattr(value, field.name), change, seen))
+    return changed
 
 
 def tensors_in(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:

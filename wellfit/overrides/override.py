@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from wellfit.errors import WellfitError
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     from wellfit.overrides.program import Program
 
 GROUPS = ("optimizer", "data", "model", "run", "faults")
+
+
+class CannotGoOn(WellfitError):
+    """What an override made cannot be trained with: where this is raised at a point, the run ends, late as it may be.
+
+    For where the script would fail with it, and cannot be given back what it had.
+    """
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,8 +38,9 @@ class Override:
     Only torch and the standard library may be imported, and torch only inside methods: the parent, which knows no
     torch, reads the classes too. An override says what it changed (`changed`) and what it could not change
     (`left_out`); one that has changed nothing when the first optimizer step begins ends the run before it. A
-    `WellfitError` raised at a point does the same, with its sentence. Randomness comes from
-    `program.randomness()`, so that the script's own random numbers stay as they were.
+    `WellfitError` raised at a point does the same, with its sentence; later the script goes on without the override
+    (but see `CannotGoOn`). Randomness comes from `program.randomness()`, so that the script's own random numbers stay
+    as they were.
 
     Class fields:
         name: kebab-case, as on the command line.
@@ -40,6 +50,7 @@ class Override:
         rank: lower acts first (and, for gradients, nearer to the backward pass).
         conflicts: names of overrides that contradict this one.
         misfit: what a script must have for it, said where nothing could be changed ("there is no DataLoader").
+        lasting: points at which it goes on acting where it failed after the first step, since what it made stays.
     """
 
     name: ClassVar[str]
@@ -50,6 +61,7 @@ class Override:
     misfit: ClassVar[str]
     rank: ClassVar[int] = 50
     conflicts: ClassVar[tuple[str, ...]] = ()
+    lasting: ClassVar[tuple[str, ...]] = ()
 
     changes: list[str] = dataclasses.field(default_factory=list, init=False)
     omissions: list[tuple[str, str]] = dataclasses.field(default_factory=list, init=False)
@@ -83,10 +95,15 @@ class Override:
     def made_optimizer(self, program: Program, optimizer: Optimizer) -> None:
         """An optimizer was made: its `param_groups` are there."""
 
+    def copied_optimizer(self, program: Program, optimizer: Optimizer, copy: Optimizer) -> None:
+        """An optimizer was copied (`copy.deepcopy`). `first_step` of the copy follows, as of any other."""
+
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
         """An optimizer is about to make its first step: its schedulers are there. Nothing may be changed yet.
 
-        Asked earlier, and then once more, where this override fits none of the optimizers that step before.
+        Asked earlier, and then once more, where this override fits none of the optimizers that step before. Where the
+        step is given a closure the model may not have been called yet; one that left something out and changed nothing
+        is asked again when the closure has returned for the first time.
         """
 
     def loader(self, program: Program, arguments: dict[str, Any]) -> None:
@@ -140,9 +157,9 @@ class Override:
 
 
 POINTS = (
-    "begin", "replace_optimizer", "made_optimizer", "first_step", "loader", "batches", "model", "before_forward",
-    "after_forward", "loss", "before_backward", "skip_zero_grad", "skip_step", "gradients", "before_step",
-    "after_step", "end",
+    "begin", "replace_optimizer", "made_optimizer", "copied_optimizer", "first_step", "loader", "batches", "model",
+    "before_forward", "after_forward", "loss", "before_backward", "skip_zero_grad", "skip_step", "gradients",
+    "before_step", "after_step", "end",
 )  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
+from wellfit.overrides.places import here_text
 
 _MARK = "_wellfit_overrides"
 _CONTAINERS = (
@@ -42,6 +46,26 @@ def is_new(override: Override, module: nn.Module) -> bool:
     return override.name not in vars(module).get(_MARK, ())
 
 
+def acts_on(override: Override, root: nn.Module) -> bool:
+    """Whether an override may change a model: it has not done so yet, and the sizes of all layers are known.
+
+    Says so where they are not: a trial would decide them, and draw their weights, in the place of the script.
+    """
+    if not is_new(override, root):
+        return False
+    lazy = next((name for name, module in root.named_modules() if has_lazy(module)), None)
+    if lazy is not None:
+        where = f"{type(root).__name__}{here_text()}"
+        override.left_out(where, f"{lazy or 'it'} is lazy: before its first call its sizes are not known")
+    return lazy is None
+
+
+def has_lazy(module: nn.Module) -> bool:
+    """Whether torch has yet to make parameters or buffers of a module's own (`nn.LazyLinear` before its first call)."""
+    held = (*module._parameters.values(), *module._buffers.values())
+    return any(tensor is not None and is_lazy(tensor) for tensor in held)
+
+
 def mark(override: Override, root: nn.Module) -> None:
     """An override has acted on a model: copies of it, and parts that are called by themselves, stay as they are."""
     for module in root.modules():
@@ -71,6 +95,19 @@ def forbid_parallel(root: nn.Module) -> None:
     wrapper = next((type(m).__name__ for m in root.modules() if type(m).__name__ in _PARALLEL), None)
     if wrapper is not None:
         raise WellfitError(f"the model is in {wrapper}, which has noted its parameters: run it in one process")
+
+
+def leave_fast_path(root: nn.Module, changed: Container[nn.Module]) -> None:
+    """Let torch's transformers call their modules, where some of these were changed.
+
+    The fast path of evaluation computes an encoder's layer without calling what is in it, and hands the layers a nested
+    tensor, which they do not take when they are called.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(part in changed for part in module.modules()):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder) and any(part in changed for part in module.modules()):
+            module.use_nested_tensor = False
 
 
 def holders(root: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:

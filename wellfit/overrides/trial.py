@@ -7,12 +7,13 @@ the input of a layer ends at the layers whose output it is made of, and what lie
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
 from wellfit.errors import WellfitError
@@ -26,9 +27,12 @@ from wellfit.overrides.layers.functional import (
     site_of_caller,
 )
 from wellfit.overrides.nested import mapped, reals_in
+from wellfit.overrides.places import here_text
 from wellfit.overrides.program import Program
 from wellfit.overrides.traceless import no_trace
 from wellfit.overrides.tree import is_layer, is_leaf
+
+_NONE: Mapping[str, nn.Module] = {}
 
 
 @dataclass(eq=False)
@@ -36,7 +40,8 @@ class Call:
     """One call of a leaf module, or of an activation or dropout function outside of torch's own modules.
 
     Attributes:
-        kind: "layer" (a leaf module with weights), "module" (an activation, a norm, ...) or "function".
+        kind: "layer" (a leaf module with weights), "module" (an activation, a norm, ...), "function", or "part" (a
+            module that was asked for by itself).
         name: the module's name in the root; the function's name.
         sources: the layers' calls whose output reaches its input with no other layer between.
         passed: the calls of modules and functions that lie on those ways.
@@ -72,11 +77,16 @@ class Trial:
         calls: in the order in which they ended.
         heads: the layers' calls whose output reaches the model's output with no other layer between.
         outputs: the shapes of the model's output tensors.
+        parts: the calls of the modules that were asked for.
+        strangers: modules that were called and that the model does not hold: those made in the forward pass, or kept in
+            a plain list. With the place in the script.
     """
 
     calls: list[Call] = field(default_factory=list)
     heads: list[Call] = field(default_factory=list)
     outputs: list[tuple[int, ...]] = field(default_factory=list)
+    parts: list[Call] = field(default_factory=list)
+    strangers: dict[nn.Module, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[Call]:
@@ -90,6 +100,10 @@ class Trial:
     def hidden(self, call: Call) -> bool:
         """Whether what this call gives goes into a layer with parameters."""
         return any(call in later.passed or call in later.sources for later in self.layers)
+
+    def leads_on(self, call: Call) -> bool:
+        """Whether what this call gives goes into a layer with parameters, by whatever way."""
+        return any(call in _ancestors(later) for later in self.layers)
 
     def activation_after(self, name: str) -> Call | None:
         """The first activation through which the output of a layer goes; None if there is none."""
@@ -113,7 +127,7 @@ class Trial:
 
 
 def _ancestors(call: Call) -> set[Call]:
-    """The layers' calls on which the input of this one depends."""
+    """The layers' (and parts') calls on which the input of this one depends."""
     found: set[Call] = set()
     waiting = list(call.sources)
     while waiting:
@@ -124,15 +138,18 @@ def _ancestors(call: Call) -> set[Call]:
     return found
 
 
-def try_call(program: Program, root: nn.Module, call: ForwardCall) -> Trial:
+def try_call(program: Program, root: nn.Module, call: ForwardCall, parts: Mapping[str, nn.Module] = _NONE) -> Trial:
     """Call a model without a trace.
+
+    Args:
+        parts: modules of the model, by name, whose calls are to be seen too, whatever they are.
 
     Raises:
         WellfitError: it cannot be called twice with the same input.
     """
     recorder = _Recorder(root)
     with no_trace(program, root), torch.enable_grad(), contextlib.ExitStack() as stack:
-        for handle in recorder.hook():
+        for handle in recorder.hook(parts):
             stack.callback(handle.remove)
         stack.enter_context(recorder)
         output = called(root, call)
@@ -167,14 +184,22 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.trial = Trial()
         self._root = root
+        self._held = set(root.modules())
         self._begins: dict[int, Call] = {}  # by the id of the tensor with which a layer's output begins
         self._nodes: dict[Any, Call] = {}  # by the node of the autograd graph that a call made
         self._kept: list[Any] = []  # what must live as long as its id is known
 
-    def hook(self) -> Iterator[Any]:
+    def hook(self, parts: Mapping[str, nn.Module]) -> Iterator[Any]:
         """Register the hooks; gives their handles."""
         for name, module in leaves(self._root):
             yield module.register_forward_hook(self._hook(name), with_kwargs=True)
+        for name, module in parts.items():
+            yield module.register_forward_hook(self._hook_part(name), with_kwargs=True)
+        yield register_module_forward_hook(self._note_stranger)
+
+    def _note_stranger(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module not in self._held:
+            self.trial.strangers[module] = here_text()
 
     def _hook(self, name: str) -> Callable[..., Any]:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -186,6 +211,21 @@ class _Recorder(TorchFunctionMode):
                 return mapped(output, lambda tensor: self._begin(tensor, call))
             self._made(call, output)
             return None
+
+        return after
+
+    def _hook_part(self, name: str) -> Callable[..., Any]:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            call = self._call("part", name, list(reals_in(output)), None)  # what is in it comes before it
+            call.module = module
+            self.trial.parts.append(call)
+
+            def begin(tensor: torch.Tensor) -> torch.Tensor:
+                if tensor.is_floating_point():
+                    call.output = tuple(tensor.shape)
+                return self._begin(tensor, call)
+
+            return mapped(output, begin)
 
         return after
 

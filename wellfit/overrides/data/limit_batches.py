@@ -16,11 +16,29 @@ if TYPE_CHECKING:
     from wellfit.overrides.program import Program
 
 
+class _First(Iterator[Any]):
+    """The first items of an iterator.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, items: Iterator[Any], most: int) -> None:
+        self._items, self._most = items, most
+        self._first = itertools.islice(items, most)
+
+    def __next__(self) -> Any:
+        return next(self._first)
+
+    def __len__(self) -> int:
+        return min(self._most, len(self._items))  # type: ignore[arg-type]
+
+
 @dataclass(kw_only=True, eq=False)
 class LimitBatches(Override):
     """Shorter epochs.
 
-    What it changes: an epoch of a DataLoader for training ends after N batches, and `len(loader)` says so. Each epoch
+    What it changes: an epoch of a DataLoader for training ends after N batches, and `len` of it says so. Each epoch
     begins anew, so that loaders that shuffle still show all their data in the course of time.
 
     When it helps: to have the script's evaluation sooner, and to see in a short time whether the whole loop works.
@@ -72,7 +90,7 @@ class LimitBatches(Override):
             self.left_out(f"DataLoader{here_text()}", f"it has only {length} batches")
             return batches
         self.changed(f"DataLoader{here_text()}: an epoch ends after {self.most} of {length or 'its'} batches")
-        return itertools.islice(batches, self.most)
+        return _First(batches, self.most)
 
     def _means(self, loader: Any) -> bool:
         return self.loaders == "all" or loader_trains(loader)

@@ -21,7 +21,8 @@ class LimitData(Override):
     """Less training data.
 
     What it changes: a DataLoader for training is given a fixed part of its dataset, drawn at random from the script's
-    seed, the same in every epoch: round(share * n) of n items, at least one, or `items` of them.
+    seed, the same in every epoch: round(share * n) of n items, at least one, or `items` of them. A `RandomSampler`
+    draws from the part as it drew from the whole; where the script says how many in an epoch, it stays at that.
 
     When it helps: to see how the result hangs on the amount of data (where a tenth is as good, more data will not
     help), and to make a program that has too few data.
@@ -58,19 +59,16 @@ class LimitData(Override):
 
     def loader(self, program: Program, arguments: dict[str, Any]) -> None:
         """See `Override`."""
-        from torch.utils.data import RandomSampler
-
-        name, sampler = f"DataLoader{here_text()}", arguments["sampler"]
+        name = f"DataLoader{here_text()}"
         why = why_left(arguments, self.loaders, "its sampler was made for the whole dataset")
         if why:
             self.left_out(name, why)
             return
         self._limit(name, arguments)
-        if sampler is not None:
-            arguments["sampler"], arguments["shuffle"] = None, type(sampler) is RandomSampler
 
     def _limit(self, name: str, arguments: dict[str, Any]) -> None:
         import torch
+        from torch.utils.data import RandomSampler
 
         from wellfit.overrides.data._datasets import Part
 
@@ -84,5 +82,11 @@ class LimitData(Override):
         # Not `Draws.on`: a loader that is made anew in each epoch must get the same part.
         generator = torch.Generator().manual_seed(self._draws.seed)
         chosen = torch.randperm(whole_size, generator=generator)[:kept].sort().values.tolist()
-        arguments["dataset"] = Part(arguments["dataset"], chosen)
+        part = arguments["dataset"] = Part(arguments["dataset"], chosen)
+        sampler = arguments["sampler"]
+        if type(sampler) is RandomSampler:
+            count = sampler._num_samples  # None if the script gave none
+            arguments["sampler"] = RandomSampler(part, sampler.replacement, count, sampler.generator)
+        else:
+            arguments["sampler"] = None  # in order, as it was
         self.changed(f"{name}: {kept} of {whole_size} items")

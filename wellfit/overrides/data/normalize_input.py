@@ -21,13 +21,13 @@ class Moments:
     """Mean and variance of each feature over the batches so far.
 
     Args:
-        axis: of the features, from the end.
+        axis: of the features, from the end; None if all numbers are one feature.
 
     Attributes:
         batches: how many of them were counted while gradients were taken.
     """
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int | None) -> None:
         self.axis = axis
         self.batches = 0
         self._count = 0
@@ -38,7 +38,10 @@ class Moments:
         """Count a batch (Chan's update of mean and squared distances)."""
         import torch
 
-        values = tensor.detach().movedim(self.axis, -1).reshape(-1, tensor.shape[self.axis]).to(torch.float64)
+        if self.axis is None:
+            values = tensor.detach().reshape(-1, 1).to(torch.float64)
+        else:
+            values = tensor.detach().movedim(self.axis, -1).reshape(-1, tensor.shape[self.axis]).to(torch.float64)
         mean = values.mean(0)
         squares = (values - mean).square().sum(0)
         total = self._count + len(values)
@@ -54,12 +57,12 @@ class Moments:
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether a tensor has as many features."""
-        return tensor.dim() >= -self.axis and tensor.shape[self.axis] == len(self._mean)
+        return self.axis is None or (tensor.dim() >= -self.axis and tensor.shape[self.axis] == len(self._mean))
 
     def normalized(self, tensor: Tensor) -> Tensor:
         """(tensor - mean) / std; a feature that was constant so far is only centred."""
         mean, std = self.statistics()
-        shape = [-1] + [1] * (-self.axis - 1)
+        shape = [] if self.axis is None else [-1] + [1] * (-self.axis - 1)
         return (tensor - mean.to(tensor).view(shape)) / std.to(tensor).view(shape)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -75,9 +78,9 @@ class NormalizeInput(InputOverride):
     What it changes: the first tensor x that a model is given becomes (x - mean) / std, in training and in evaluation,
     with mean and standard deviation of each feature. They are counted over the first `count` calls with gradients
     (and over the very first call, whatever it is), together, and stay from then on. The features are the channels where
-    the model begins with a convolution or the input has four axes or more (axis 1 of a batch), else the last axis. A
-    feature that was constant so far is only centred. A model
-    and its copies share them.
+    the model begins with a convolution or the input has four axes or more (axis 1 of a batch), else the last axis; an
+    input of one axis is one feature of all items, unless it is a single item with as many numbers as the model's first
+    layer takes. A feature that was constant so far is only centred. A model and its copies share them.
 
     When it helps: where wellfit finds input-scale: raw pixels from 0 to 255, columns of very different size. Gradients
     of the first layer have the size of its input, so one learning rate fits no two columns.
@@ -132,11 +135,14 @@ class NormalizeInput(InputOverride):
         return moments.normalized(tensor)
 
 
-def _feature_axis(root: nn.Module, tensor: Tensor) -> int:
-    """The axis of the features, from the end."""
-    kinds = (type(module).__name__ for module in root.modules())
+def _feature_axis(root: nn.Module, tensor: Tensor) -> int | None:
+    """The axis of the features, from the end; None if there is none."""
     known = (*_FEATURE_AXES, "Linear", "Embedding", "RNN", "LSTM", "GRU")
-    axis = _FEATURE_AXES.get(next((kind for kind in kinds if kind in known), ""))
+    first = next((module for module in root.modules() if type(module).__name__ in known), None)
+    if tensor.dim() < 2:
+        takes = getattr(first, "in_features", getattr(first, "input_size", None))
+        return -1 if tensor.dim() == 1 and takes == len(tensor) else None
+    axis = _FEATURE_AXES.get(type(first).__name__)
     if axis is not None and tensor.dim() >= -axis:
         return axis
     return {4: -3, 5: -4}.get(tensor.dim(), -1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Nodes of the graph where other data of a batch enter between model and loss.
 _OTHER_DATA = ("GatherBackward", "IndexBackward", "IndexSelectBackward", "MaskedSelectBackward", "TakeBackward")
 _NODES = 200
+_KEY = "_wellfit_output"
 
 
 @dataclass
@@ -40,7 +42,8 @@ class _Pass:
         share: how many of the held items the model was given, and how many there are; None if it was left alone.
         root: the model that was given it.
         losses: loss functions called since.
-        outputs: where the graphs of the models' outputs begin (of models not yet proved).
+        mark: stands where the graphs of the models' outputs begin (of models not yet proved), in the graphs
+            themselves, so that none is kept alive; None if there are no such outputs.
         has_loss: a loss function was called behind a held input since the last backward pass.
         seen: models that were given what is held since the last backward pass.
         made: where the numbers lie that models gave back in this step.
@@ -52,7 +55,7 @@ class _Pass:
         self.share: tuple[int, int] | None = None
         self.root: weakref.ref[Any] | None = None
         self.losses = 0
-        self.outputs: set[Any] = set()
+        self.mark: object | None = None
         self.has_loss = False
         self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
         self.made: list[Any] = []
@@ -65,10 +68,10 @@ class OneBatch(Override):
 
     What it changes: training goes on with the first batch alone. Where the script trains on a DataLoader, the loader
     gives its first batch again and again while gradients are taken, as often as it would give others, and other
-    batches are read and thrown away: all that belongs to the batch stays together. Else all arguments of the model's
-    first call in training (train mode, gradients taken) are kept and given again, and the targets of the loss functions
-    that follow it with them; of a smaller batch as many items as it has. Evaluation (under `no_grad`, or in eval mode
-    where there is no DataLoader) sees the true data.
+    batches are read and thrown away: all that belongs to the batch stays together. A loader that is made anew in each
+    epoch goes on with it. Else all arguments of the model's first call in training (train mode, gradients taken) are
+    kept and given again, and the targets of the loss functions that follow it with them; of a smaller batch as many
+    items as it has. Evaluation (under `no_grad`, or in eval mode where there is no DataLoader) sees the true data.
 
     When it helps: as the first test of any network and training loop: it must bring the training loss to nearly 0. If
     it does not, model, loss or optimizer are wrong, and more data would not help.
@@ -92,7 +95,7 @@ class OneBatch(Override):
     rank = 15
 
     _from_loader: bool = field(default=False, init=False)
-    _batches: list[tuple[Any, Any]] = field(default_factory=list, init=False)
+    _batches: Any = field(default=None, init=False)
     _held: weakref.WeakKeyDictionary[Any, _Held] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _targets: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = field(
         default_factory=weakref.WeakKeyDictionary, init=False
@@ -104,9 +107,15 @@ class OneBatch(Override):
 
     def batches(self, program: Program, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
         """See `Override`."""
-        return self._repeated(loader.dataset, batches, f"DataLoader{here_text()}")
+        from wellfit.overrides.data._first_batches import FirstBatches
 
-    def _repeated(self, dataset: Any, batches: Iterator[Any], name: str) -> Iterator[Any]:
+        if self._batches is None:
+            self._batches = FirstBatches()
+        # The loader is there as long as it is iterated over, also where the script has no name for it.
+        known = functools.partial(self._batches.of, loader, program.place(loader))
+        return self._repeated(known, batches, f"DataLoader{here_text()}")
+
+    def _repeated(self, known: Callable[[Any], tuple[Any, bool]], batches: Iterator[Any], name: str) -> Iterator[Any]:
         import torch
 
         from wellfit.overrides.nested import mapped
@@ -115,13 +124,11 @@ class OneBatch(Override):
             if not torch.is_grad_enabled():
                 yield batch
                 continue
-            known = next((first for other, first in self._batches if other is dataset), None)
-            if known is None:
-                known = mapped(batch, lambda tensor: tensor.clone())
-                self._batches.append((dataset, known))
+            first, new = known(batch)
+            if new:
                 self._from_loader = True
                 self.changed(f"{name}: its first batch again and again")
-            yield mapped(known, lambda tensor: tensor.clone())  # the script may change what it is given
+            yield mapped(first, torch.clone)  # the script may change what it is given
 
     # Without one ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +160,10 @@ class OneBatch(Override):
 
             results = list(tensors_in(call.result))
             if root not in self._proved:
-                self._now.outputs |= {result.grad_fn for result in results if result.grad_fn is not None}
+                self._now.mark = self._now.mark or object()
+                nodes: list[Any] = [result.grad_fn for result in results if result.grad_fn is not None]
+                for node in nodes:
+                    node.metadata[_KEY] = self._now.mark
             self._now.made += [StorageWeakRef(result.untyped_storage()) for result in results]  # type: ignore[no-untyped-call]
         self._now.inside = False
 
@@ -175,8 +185,8 @@ class OneBatch(Override):
             return  # the script has thrown the model away
         targets = self._targets.setdefault(root, {})
         if key not in targets:
-            if now.outputs:
-                _refuse_other_data(call.prediction, now.outputs)
+            if now.mark is not None:
+                _refuse_other_data(call.prediction, now.mark)
             targets[key] = call.target.detach().clone()
             self.changed(f"{call.function}{here_text()}: the first target again and again")
             return
@@ -188,13 +198,13 @@ class OneBatch(Override):
         now = self._now
         if self._from_loader or not now.seen:
             return
-        by_hand = not now.has_loss and getattr(loss, "grad_fn", None) not in now.outputs
+        by_hand = not now.has_loss and not _begins(getattr(loss, "grad_fn", None), now.mark)
         if by_hand and not all(root in self._proved for root in now.seen):
             raise WellfitError("the script computes its loss by hand, so the targets cannot be held")
         self._proved |= now.seen
         now.has_loss = False
         now.seen.clear()
-        now.outputs.clear()
+        now.mark = None
 
     def _refuse_unclear(self, program: Program, root: nn.Module, tensor: Tensor) -> None:
         name, now = type(root).__name__, self._now
@@ -228,13 +238,18 @@ class OneBatch(Override):
         self._now.share = (items, held.items)
 
 
-def _refuse_other_data(prediction: Tensor, outputs: set[Any]) -> None:
+def _begins(node: Any, mark: object | None) -> bool:
+    """Whether this is where the graph of a model's output begins."""
+    return node is not None and mark is not None and node.metadata.get(_KEY) is mark
+
+
+def _refuse_other_data(prediction: Tensor, mark: object) -> None:
     """Where something picks from the model's output on the way to the loss, what it picks belongs to the batch too."""
     waiting: list[Any] = [prediction.grad_fn]
     seen: set[Any] = set()
     while waiting and len(seen) < _NODES:
         node = waiting.pop()
-        if node is None or node in seen or node in outputs:
+        if node is None or node in seen or _begins(node, mark):
             continue
         seen.add(node)
         if node.name().startswith(_OTHER_DATA):

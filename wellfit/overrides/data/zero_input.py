@@ -18,7 +18,7 @@ class ZeroInput(InputOverride):
     """A model that is given nothing.
 
     What it changes: every element of the first tensor that a model is given is 0, in training and in evaluation; of
-    tokens, each is token 0.
+    tokens, each is token 0. The gradient for that tensor, where the script takes one, is 0 too.
 
     When it helps: as a baseline. What a model reaches without its input it owes to the labels alone: a classifier the
     entropy of the classes, a regression their variance. A model with its input must be better; where it is not, the
@@ -48,4 +48,7 @@ class ZeroInput(InputOverride):
         """See `InputOverride`."""
         import torch
 
-        return torch.zeros_like(tensor)
+        if not tensor.requires_grad:
+            return torch.zeros_like(tensor)
+        # The script takes the gradient for its input (a penalty on it): that is 0, but there must be one.
+        return torch.where(torch.zeros_like(tensor, dtype=torch.bool), tensor, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wellfit.overrides.model._loaded import may_set_weights, note_loading
 from wellfit.overrides.modules import layers_with_parameters
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
@@ -29,7 +30,9 @@ class DeadBias(Override):
 
     Safety: not safe; a fault.
 
-    Where it does not apply: to models whose hidden layers have no bias.
+    Where it does not apply: to models whose hidden layers have no bias; to models that are given trained weights before
+    their first call, or whose first call comes after the first step and whose parameters no optimizer holds (averages
+    of weights), unless they are copies, which get the same biases as their model.
 
     References: Lu et al., Dying ReLU and Initialization (2019).
     """
@@ -43,25 +46,33 @@ class DeadBias(Override):
 
     value: float = number("the bias", high=0, default=-100.0)
 
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        note_loading(self, program)
+
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         import torch
         from torch import nn
 
+        from wellfit.overrides.model._copies import setting
         from wellfit.overrides.tree import is_new, mark
 
+        if not may_set_weights(self, program, root):
+            return
         products = (nn.Linear, nn.modules.conv._ConvNd)
         layers = [(name, module) for name, module in layers_with_parameters(root)]
         last = next((module for _, module in reversed(layers) if isinstance(module, products)), None)
-        for name, module in layers:
-            bias = getattr(module, "bias", None)
-            if (
-                isinstance(module, (*products, nn.modules.batchnorm._BatchNorm))
-                and module is not last
-                and bias is not None
-                and is_new(self, module)  # not a copy of a model that has learned since
-            ):
-                with torch.no_grad(), program.unseen():
-                    bias.fill_(self.value)
-                self.changed(f"{type(root).__name__}{here_text()}: bias of {name} = {self.value:g}")
+        with setting(self, program, root):
+            for name, module in layers:
+                bias = getattr(module, "bias", None)
+                if (
+                    isinstance(module, (*products, nn.modules.batchnorm._BatchNorm))
+                    and module is not last
+                    and bias is not None
+                    and is_new(self, module)  # not a copy of a model that has learned since
+                ):
+                    with torch.no_grad(), program.unseen():
+                        bias.fill_(self.value)
+                    self.changed(f"{type(root).__name__}{here_text()}: bias of {name} = {self.value:g}")
         mark(self, root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wellfit.errors import WellfitError
@@ -21,7 +21,7 @@ class ScaleTarget(Override):
     """Targets of another size.
 
     What it changes: the target y of the losses of regression becomes factor * y + offset, in training and in
-    evaluation.
+    evaluation. Where only the second argument of a loss takes a gradient, the first is the target.
 
     When it helps: to make a program whose targets were not scaled (prices in cents, say): the last layer starts far
     from them, and squared errors of that size give gradients of that size.
@@ -43,6 +43,9 @@ class ScaleTarget(Override):
     factor: float = number("factor on the target")
     offset: float = number("added to it after that", default=0.0)
 
+    # By function whether the target is its second argument, as it should be.
+    _second: dict[str, bool] = field(default_factory=dict, init=False)
+
     def check(self) -> None:
         """See `Override`."""
         if self.factor == 1 and self.offset == 0:
@@ -53,5 +56,15 @@ class ScaleTarget(Override):
         if call.function not in _REGRESSION or not call.target.is_floating_point():
             self.left_out(call.function, "its target are no real numbers of any size")
             return
-        call.target = call.target * self.factor + self.offset
-        self.changed(f"{call.function}: target times {self.factor:g}" + f", plus {self.offset:g}" * (self.offset != 0))
+        predicts, targets = call.prediction.requires_grad, call.target.requires_grad
+        if predicts or targets:
+            self._second[call.function] = predicts
+        second = self._second.get(call.function, True)  # where no gradient is taken, as where one was
+        if second:
+            call.target = call.target * self.factor + self.offset
+        else:
+            call.prediction = call.prediction * self.factor + self.offset
+        self.changed(
+            f"{call.function}: target{' (the first argument)' * (not second)} times {self.factor:g}"
+            + f", plus {self.offset:g}" * (self.offset != 0)
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +69,14 @@ def _labels(program: Program, dataset: Any) -> list[int] | None:
     import torch
     from torch.utils.data import TensorDataset
 
+    from wellfit.overrides.traceless import same_random_numbers
+
     if type(dataset) is TensorDataset:
         last = dataset.tensors[-1]
         return last.tolist() if len(dataset.tensors) > 1 and last.dim() == 1 and not _is_real(last) else None
-    state = random.getstate()
     labels: list[int] = []
     try:
-        with program.randomness(), program.unseen(), torch.no_grad():
+        with same_random_numbers(), program.randomness(), program.unseen(), torch.no_grad():
             for index in range(len(dataset)):
                 item = dataset[index]
                 label: Any = item[-1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
@@ -85,8 +85,6 @@ def _labels(program: Program, dataset: Any) -> list[int] | None:
                 labels.append(int(label))
     except (TypeError, ValueError):  # a tensor of several numbers
         return None
-    finally:
-        random.setstate(state)
     return labels
 
 

@@ -6,9 +6,10 @@ layers), the calls of one forward pass are counted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,6 +98,19 @@ class Exchanged:
                 numbers.add(site.number)
             else:
                 self.all[site.key] = site.code
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Where what is done in here fails, the same places are exchanged as before."""
+        every = dict(self.all)
+        some = {key: (code, set(numbers)) for key, (code, numbers) in self.some.items()}
+        try:
+            yield
+        except BaseException:
+            for now, before in ((self.all, every), (self.some, some)):
+                now.clear()  # in place: the wrappers hold them
+                now.update(before)  # type: ignore[arg-type]
+            raise
 
     def wrap(self, original: Any) -> Any:
         """A function to stand in the place of one of torch's."""

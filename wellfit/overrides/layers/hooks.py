@@ -87,15 +87,15 @@ def lengths(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
 
 
 class Around:
-    """A forward hook: a way around the layer, x + f(x)."""
+    """A forward hook that is given kwargs too: a way around the layer, x + f(x)."""
 
-    def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        around: torch.Tensor = args[0]
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
+        around: torch.Tensor = args[0] if args else kwargs["input"]
         return around + output
 
 
 class Drop:
-    """A forward hook before a layer: dropout on what it is given, while it is in training mode.
+    """A forward hook before a layer that is given kwargs too: dropout on the layer's input, in training mode.
 
     Args:
         p: the probability of an element to become 0.
@@ -104,16 +104,18 @@ class Drop:
     def __init__(self, p: float) -> None:
         self.p = p
 
-    def __call__(self, module: nn.Module, args: Any) -> Any:
-        return (F.dropout(args[0], self.p, module.training), *args[1:])
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (F.dropout(args[0], self.p, module.training), *args[1:]), kwargs
+        return args, {**kwargs, "input": F.dropout(kwargs["input"], self.p, module.training)}
 
 
 class Largest:
-    """A forward hook: the largest of what the layer gives and what further linear pieces give (maxout)."""
+    """A forward hook that is given kwargs too: the largest of what the layer and its further pieces give (maxout)."""
 
-    def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
         for piece in module.maxout_pieces:  # type: ignore[union-attr]
-            output = torch.maximum(output, piece(*args))
+            output = torch.maximum(output, piece(*args, **kwargs))
         return output
 
 

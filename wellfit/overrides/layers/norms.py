@@ -20,6 +20,6 @@ class ChannelsLast(nn.Module):
         self.norm = norm
         self._apply_norm = Normalise("norm", True)
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Values of shape (batch, ..., channels), normalised."""
-        return self._apply_norm(self, (), values)
+        return self._apply_norm(self, (), input)

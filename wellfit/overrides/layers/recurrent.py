@@ -22,7 +22,7 @@ def cell_of(state: torch.Tensor) -> torch.Tensor | None:
     """The c that belongs to a state h that an LSTM gave; None if h is from elsewhere."""
     cell = getattr(state, _CELL, None)
     if isinstance(cell, torch.Tensor):
-        return cell
+        return cell if state.requires_grad else cell.detach()  # `h.detach_()` is the same object
     for hidden, kept in list(_last.values()):  # `h.detach()` is another object with the same memory
         if hidden.data_ptr() == state.data_ptr() and hidden.shape == state.shape:
             return kept if not state.requires_grad else None

@@ -12,59 +12,97 @@ if TYPE_CHECKING:
     from wellfit.overrides.calls import LossCall
     from wellfit.overrides.program import Program
 
-_RAW = "_wellfit_raw"
 _CLASSES = ("cross_entropy", "nll_loss")
 _REGRESSION = {"mse": "mse_loss", "l1": "l1_loss", "smooth-l1": "smooth_l1_loss", "huber": "huber_loss"}
 
 
-def remember_raw(program: Program) -> None:
-    """From here on the output of softmax, log_softmax and sigmoid knows what it was made of."""
-    import torch
-    import torch.nn.functional as F
+_NAMES = ("softmax", "log_softmax", "sigmoid")
 
-    def remembering(name: str) -> Any:
+
+class Raw:
+    """Of the outputs of softmax, log_softmax and sigmoid that are still there: what they were made of.
+
+    Beside the tensors, as what is kept in one is saved with it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        import torch
+        import torch.nn.functional as F
+        from torch.utils.weak import WeakIdKeyDictionary
+
+        from wellfit.overrides.model._scripting import keep_scriptable
+
+        self._made: Any = WeakIdKeyDictionary()  # output -> (function, its input)
+        self._before: Any = None  # while a model is called: those that were made before
+        for name in _NAMES:
+            for holder in (F, torch, torch.Tensor):
+                program.patch(holder, name, self._remembering(name))
+            wrapper = getattr(torch, name)
+            wrapper.__module__, wrapper.__qualname__ = "torch", name
+        keep_scriptable(program, [getattr(holder, name) for holder in (F, torch) for name in _NAMES])
+
+    def _remembering(self, name: str) -> Any:
+        import torch
+
         def make(original: Any) -> Any:
             def function(*args: Any, **kwargs: Any) -> Any:
                 result = original(*args, **kwargs)
                 given = args[0] if args else kwargs.get("input")
-                if given is not result:
-                    setattr(result, _RAW, (name, given))
+                if given is not result and type(result) is torch.Tensor:
+                    self._made[result] = name, given
                 return result
 
             return function
 
         return make
 
-    for name in ("softmax", "log_softmax", "sigmoid"):
-        for holder in (F, torch, torch.Tensor):
-            program.patch(holder, name, remembering(name))
-        wrapper = getattr(torch, name)
-        wrapper.__module__, wrapper.__qualname__ = "torch", name
+    def begin_forward(self) -> None:
+        """A model is about to be called."""
+        from torch.utils.weak import WeakIdKeyDictionary
+
+        if self._before is None:
+            self._before, self._made = self._made, WeakIdKeyDictionary()
+
+    def end_forward(self, result: Any) -> None:
+        """The call has ended: what was made inside (attention, gates) is forgotten, but for what it gave."""
+        from wellfit.overrides.nested import tensors_in
+
+        if self._before is None:
+            return
+        made, self._made, self._before = self._made, self._before, None
+        for tensor in tensors_in(result):
+            for each in (tensor, tensor._base):
+                held = made.get(each) if each is not None else None
+                if held is not None:
+                    self._made[each] = held
+
+    def of(self, prediction: torch.Tensor) -> tuple[str, torch.Tensor | None]:
+        """(function, its input) of the last function of the model, if it was one of those remembered."""
+        held = self._known(prediction)
+        if held is not None:
+            return held[0], held[1]
+        base = prediction._base
+        held = self._known(base) if base is not None else None
+        if held is None or base is None:
+            return "", None
+        plain = prediction.is_contiguous() and base.is_contiguous() and prediction.numel() == base.numel()
+        rows = held[0] == "sigmoid" or prediction.shape[-1:] == base.shape[-1:]
+        if not plain or not rows or held[1].numel() != base.numel():
+            return held[0], None
+        return held[0], held[1].reshape(prediction.shape)
+
+    def _known(self, tensor: torch.Tensor) -> Any:
+        held = self._made.get(tensor)
+        return self._before.get(tensor) if held is None and self._before is not None else held
 
 
-def raw_of(prediction: torch.Tensor) -> tuple[str, torch.Tensor | None]:
-    """(function, its input) of the last function of the model, if it was one of those remembered."""
-    held = getattr(prediction, _RAW, None)
-    if held is not None:
-        return held[0], held[1]
-    base = prediction._base
-    held = getattr(base, _RAW, None) if base is not None else None
-    if held is None or base is None:
-        return "", None
-    plain = prediction.is_contiguous() and base.is_contiguous() and prediction.numel() == base.numel()
-    rows = held[0] == "sigmoid" or prediction.shape[-1:] == base.shape[-1:]
-    if not plain or not rows or held[1].numel() != base.numel():
-        return held[0], None
-    return held[0], held[1].reshape(prediction.shape)
-
-
-def paired(call: LossCall, decided: dict[tuple[str, str], Any], where: str) -> str:
+def paired(call: LossCall, raws: Raw, decided: dict[tuple[str, str], Any], where: str) -> str:
     """Give a loss what it expects; says what was done, "" if nothing.
 
     Raises:
         WellfitError: it is given something wrong that cannot be mended.
     """
-    name, raw = raw_of(call.prediction)
+    name, raw = raws.of(call.prediction)
     takes_scores = call.function in ("cross_entropy", "binary_cross_entropy_with_logits")
     if takes_scores and name in ("softmax", "sigmoid"):
         call.prediction = _needed(raw, name)
@@ -110,7 +148,7 @@ def _class_axis(prediction: torch.Tensor) -> int:
     return 1 if prediction.dim() > 1 else 0
 
 
-def swapped(call: LossCall, kind: str) -> str:
+def swapped(call: LossCall, raws: Raw, kind: str) -> str:
     """Another loss in the place of this one.
 
     Raises:
@@ -125,11 +163,11 @@ def swapped(call: LossCall, kind: str) -> str:
     reduction = call.options.get("reduction", "mean")
     old = call.function
     if new == "cross_entropy":
-        _to_classes(call)
+        _to_classes(call, raws)
     elif old in _CLASSES:
         _from_classes(call, kind, reduction)
     elif kind == "bce":
-        _to_bce(call)
+        _to_bce(call, raws)
     elif old == "binary_cross_entropy_with_logits":
         call.prediction = call.prediction.sigmoid()
     if call.function == old:
@@ -162,11 +200,11 @@ def _from_classes(call: LossCall, kind: str, reduction: str) -> None:
     call.prediction, call.target = rows, target
 
 
-def _to_bce(call: LossCall) -> None:
+def _to_bce(call: LossCall, raws: Raw) -> None:
     """A regression on targets between 0 and 1."""
     if bool((call.target < 0).any() or (call.target > 1).any()):
         raise WellfitError("its targets are not between 0 and 1")
-    name, raw = raw_of(call.prediction)
+    name, raw = raws.of(call.prediction)
     if name == "sigmoid" and raw is not None:
         call.prediction = raw
     elif name:
@@ -174,7 +212,7 @@ def _to_bce(call: LossCall) -> None:
     call.target = call.target.to(call.prediction.dtype)
 
 
-def _to_classes(call: LossCall) -> None:
+def _to_classes(call: LossCall, raws: Raw) -> None:
     """Scores and one-hot vectors: as scores and class numbers."""
     if call.function == "nll_loss":
         return  # cross_entropy of log-probabilities is nll_loss
@@ -186,7 +224,7 @@ def _to_classes(call: LossCall) -> None:
     )
     if not one_hot:
         raise WellfitError("its targets are no classes")
-    name, raw = raw_of(call.prediction)
+    name, raw = raws.of(call.prediction)
     if name in ("softmax", "sigmoid"):
         call.prediction = _needed(raw, name)
     call.target = target.argmax(axis)

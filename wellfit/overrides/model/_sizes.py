@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wellfit.errors import WellfitError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -16,8 +18,8 @@ class Rebuilt:
     """Gives layers other sizes, and can put everything back."""
 
     def __init__(self) -> None:
-        # layer, its attributes, and by name each tensor and what it held
-        self._before: list[tuple[Any, dict[str, Any], dict[str, tuple[Any, Any]]]] = []
+        # layer, its attributes, and by name each tensor, what it held and its gradient
+        self._before: list[tuple[Any, dict[str, Any], dict[str, tuple[Any, Any, Any]]]] = []
 
     def layer(self, layer: nn.Module, outputs: int | None, more_inputs: int) -> None:
         """Another number of outputs, or of inputs, or both; the parameters are drawn anew by the layer's own rule.
@@ -25,15 +27,20 @@ class Rebuilt:
         Args:
             outputs: None to keep them.
             more_inputs: to be added to the inputs there are (or to the channels of a norm).
+
+        Raises:
+            WellfitError: it keeps other parameters than torch's layer of its kind.
         """
         tensors = {**layer._parameters, **layer._buffers}
-        held = {name: (value, value.data) for name, value in tensors.items() if value is not None}
-        self._before.append((layer, dict(vars(layer)), held))
+        held = {name: (value, value.data, value.grad) for name, value in tensors.items() if value is not None}
         new = _twin(layer, _sizes(layer, outputs, more_inputs))
+        if not {**new._parameters, **new._buffers}.keys() <= tensors.keys():
+            raise WellfitError(f"a {type(layer).__name__} keeps its weights in a way of its own")
+        self._before.append((layer, dict(vars(layer)), held))
         for name, value in {**new._parameters, **new._buffers}.items():
             old = tensors[name]
             if value is not None and old is not None:
-                _give(layer, name, old, value.data.to(old.device, old.dtype))
+                give(layer, name, old, value.data.to(old.device, old.dtype))
         for name in (*(pair for names in _SIZES for pair in names), *_NORM_SIZES):
             if name in vars(new):
                 setattr(layer, name, getattr(new, name))
@@ -43,13 +50,14 @@ class Rebuilt:
     def undo(self) -> None:
         """Put everything back."""
         for layer, attributes, tensors in reversed(self._before):
-            for name, (tensor, data) in tensors.items():
+            for name, (tensor, data, gradient) in tensors.items():
                 tensor.data = data
+                tensor.grad = gradient
                 setattr(layer, name, tensor)
             vars(layer).update(attributes)
 
 
-def _give(layer: Any, name: str, old: Any, data: Any) -> None:
+def give(layer: Any, name: str, old: Any, data: Any) -> None:
     """Other contents for a parameter or buffer: in the same object, as the script may hold it in a list of its own."""
     import torch
     from torch import nn
@@ -84,21 +92,24 @@ def _twin(layer: Any, sizes: dict[str, Any]) -> Any:
     bias = getattr(layer, "bias", None)
     if isinstance(layer, nn.Linear):
         return nn.Linear(sizes["in_features"], sizes["out_features"], bias is not None)
+    kind: Any
     if isinstance(layer, nn.modules.conv._ConvNd):
         kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-        kind: Any = next(kind for kind in kinds if isinstance(layer, kind))
+        kind = next(kind for kind in kinds if isinstance(layer, kind))
         more = {"output_padding": layer.output_padding} if layer.transposed else {}
         return kind(
             sizes["in_channels"], sizes["out_channels"], layer.kernel_size, layer.stride, layer.padding,
             dilation=layer.dilation, bias=bias is not None, padding_mode=layer.padding_mode, **more,
         )  # fmt: skip
-    if isinstance(layer, nn.RNNBase):
-        return type(layer)(
+    if isinstance(layer, nn.RNNBase):  # torch's own class: one of the script's may be made in another way
+        kind = next(kind for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, kind))
+        return kind(
             sizes["input_size"], sizes["hidden_size"], layer.num_layers, bias=layer.bias,
             bidirectional=layer.bidirectional,
         )  # fmt: skip
     if isinstance(layer, nn.RNNCellBase):
-        return type(layer)(sizes["input_size"], sizes["hidden_size"], bias=layer.bias)  # type: ignore[call-arg]
+        kind = next(kind for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) if isinstance(layer, kind))
+        return kind(sizes["input_size"], sizes["hidden_size"], bias=layer.bias)
     return _twin_norm(layer, next(iter(sizes.values()), 1))
 
 

@@ -21,13 +21,18 @@ _GAINS = {"relu": "relu", "gelu": "relu", "silu": "relu", "mish": "relu", "elu":
 
 @dataclass
 class Weight:
-    """A matrix (or filter bank) of a layer, with its bias."""
+    """A matrix (or filter bank) of a layer, with its bias.
+
+    Attributes:
+        obstacle: why it cannot be set; empty if it can.
+    """
 
     layer: str
     module: nn.Module
     name: str
     parameter: torch.Tensor
     bias: torch.Tensor | None
+    obstacle: str = ""
 
     @property
     def recurrent(self) -> bool:
@@ -58,18 +63,27 @@ def weights_of(root: nn.Module, pattern: str) -> Iterator[Weight]:
 
     from wellfit.overrides.tree import is_norm
 
+    computed = "the weight of the layer is computed from it and other parameters"
     for layer, module in root.named_modules():
         if is_norm(module) or isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not fnmatchcase(layer, pattern):
             continue
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.dim() >= 2 and _is_weight(module, name):
-                bias = module._parameters.get(name.replace("weight", "bias"))
-                yield Weight(layer or type(module).__name__, module, name, parameter, bias)
+                bias = module._parameters.get(name.replace("weight", "bias")) if "weight" in name else None
+                obstacle = computed if _is_computed_from(module) else ""
+                yield Weight(layer or type(module).__name__, module, name, parameter, bias, obstacle)
 
 
 def _is_weight(module: nn.Module, name: str) -> bool:
     """Of torch's layers everything is; of the user's own what is called so (a position embedding is none)."""
     return type(module).__module__.startswith("torch.nn") or "weight" in name or name in ("W", "w", "kernel")
+
+
+def _is_computed_from(module: nn.Module) -> bool:
+    """Whether a weight is made anew in each call of what this module holds (weight normalisation and its kin)."""
+    from torch.nn.utils.parametrize import ParametrizationList
+
+    return isinstance(module, ParametrizationList) or "weight_g" in module._parameters
 
 
 def gain_after(trial: Trial, layer: str) -> tuple[float, str]:

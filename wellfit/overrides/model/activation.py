@@ -39,7 +39,10 @@ class Activation(Override):
     Safety: unsafe; another network is trained.
 
     Where it does not apply: activations at the model's end; values that are multiplied with others (the gates of cells
-    written by hand, SiLU as x * sigmoid(x)); softmax; the inside of nn.LSTM, nn.GRU and nn.RNN.
+    written by hand, SiLU as x * sigmoid(x)); softmax; the inside of nn.LSTM, nn.GRU and nn.RNN; modules that the model
+    does not hold (made in its forward pass, or kept in a plain list too); what torch.jit has compiled. Copies of the
+    model that the script made before, or gives its weights later, are changed with it; weights saved in another run do
+    not fit where maxout added some.
 
     References: Goodfellow, Bengio, Courville, Deep Learning (2016), chapter 6.3; Glorot, Bordes, Bengio, Deep sparse
     rectifier neural networks (2011); Klambauer et al., Self-normalizing neural networks (2017); Goodfellow et al.,
@@ -52,6 +55,7 @@ class Activation(Override):
     safe = False
     misfit = "no model has an activation function between two layers"
     rank = 14
+    lasting = ("before_forward",)  # models that were changed go on
 
     kind: str = choice("the activation function", tuple(_KINDS))
     pieces: int = whole("linear pieces of a maxout unit", low=2, high=16, default=2)
@@ -65,7 +69,10 @@ class Activation(Override):
         from torch import nn
 
         from wellfit.overrides.layers.functional import ACTIVATION_FUNCTIONS, Exchanged
+        from wellfit.overrides.model._copies import follow_loading
+        from wellfit.overrides.model._scripting import keep_scriptable
 
+        follow_loading(self, program)
         if self.kind == "maxout":
 
             def change(original: Any, args: Any, kwargs: Any) -> Any:
@@ -78,25 +85,29 @@ class Activation(Override):
                 return new(args[0] if args else kwargs["input"])
 
         self._exchanged = Exchanged(change)
-        relu = F.relu
+        relu, wrappers = F.relu, []
         for name in ACTIVATION_FUNCTIONS:
             for holder in (F, torch, torch.Tensor):
                 for each in (name, f"{name}_"):
                     if callable(getattr(holder, each, None)):
                         program.patch(holder, each, self._exchanged.wrap)
+                        wrapper = getattr(holder, each)
                         if holder is torch:  # as a builtin it had none, and saved models name it
-                            wrapper = getattr(holder, each)
                             wrapper.__module__, wrapper.__qualname__ = "torch", each
+                        if holder is not torch.Tensor:
+                            wrappers.append(wrapper)
+        keep_scriptable(program, wrappers)
         for layer in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):  # they ask: is it F.relu?
             defaults: Any = layer.__init__.__defaults__  # type: ignore[misc]
             layer.__init__.__defaults__ = tuple(F.relu if each is relu else each for each in defaults)  # type: ignore[misc]
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, mark
+        from wellfit.overrides.model._copies import changing
+        from wellfit.overrides.tree import acts_on, forbid_compiled, forbid_parallel, leave_fast_path, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
         if self.kind == "maxout":
@@ -109,12 +120,15 @@ class Activation(Override):
             self._exchanged.asleep = False
         staying, hidden = self._sorted(trial)
         if self.kind == "maxout":
-            hidden = self._with_pieces(program, hidden)
-        self._modules(root, hidden, staying)
-        self._functions(hidden, staying)
-        self._transformers(root)
-        self._again(program, root, call)
-        mark(self, root)
+            hidden = self._with_linear(hidden)
+        with changing(self, program, root), self._exchanged.undone_on_error():
+            exchanged, hidden = self._modules(program, root, call, hidden, staying)
+            if self.kind == "maxout":
+                self._give_pieces(program, hidden)
+            self._functions(hidden, staying)
+            leave_fast_path(root, [*exchanged, *self._transformers(root)])
+            self._again(program, root, call)
+            mark(self, root)
 
     def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
@@ -127,6 +141,11 @@ class Activation(Override):
         """The activations that stay, with the reason said, and those that are changed."""
         from torch import nn
 
+        from wellfit.overrides.layers.functional import ACTIVATION_MODULES
+
+        for module, place in trial.strangers.items():
+            if type(module).__name__ in ACTIVATION_MODULES:
+                self.left_out(f"{type(module).__name__}{place}", "the model does not hold it")
         staying, hidden = [], []
         for call in trial.calls:
             if isinstance(call.module, (nn.RNNBase, nn.RNNCellBase)):
@@ -144,78 +163,100 @@ class Activation(Override):
                 hidden.append(call)
         return staying, hidden
 
-    def _with_pieces(self, program: Program, hidden: list[Call]) -> list[Call]:
-        """Give the layers before these activations their pieces; returns the activations where that is possible."""
+    def _with_linear(self, hidden: list[Call]) -> list[Call]:
+        """The activations before which stand layers that can have pieces."""
+        from torch import nn
+
+        kinds = (nn.Linear, nn.modules.conv._ConvNd)
+        possible = []
+        for call in hidden:
+            layers = [source.module for source in call.sources]
+            if not layers or not all(isinstance(layer, kinds) for layer in layers):
+                self.left_out(call.name, "no linear layer stands before it")
+            elif any(layer is None or "weight" not in layer._parameters for layer in layers):
+                self.left_out(call.name, "the weight of the layer before it is computed from other parameters")
+            else:
+                possible.append(call)
+        return possible
+
+    def _give_pieces(self, program: Program, hidden: list[Call]) -> None:
+        """Give the layers before these activations their pieces."""
         import copy
 
         from torch import nn
 
         from wellfit.overrides.layers.hooks import Largest
 
-        possible = []
-        for call in hidden:
-            before = {source.module for source in call.sources}
-            kinds = (nn.Linear, nn.modules.conv._ConvNd)
-            if not before or not all(isinstance(layer, kinds) for layer in before):
-                self.left_out(call.name, "no linear layer stands before it")
-                continue
-            possible.append(call)
-            for layer in before:
-                assert layer is not None
-                if not hasattr(layer, "maxout_pieces"):
-                    with program.randomness():
-                        pieces = [copy.deepcopy(layer) for _ in range(self.pieces - 1)]
-                        for piece in pieces:
-                            _reset(piece)
-                    layer.maxout_pieces = nn.ModuleList(pieces)
-                    layer.register_forward_hook(Largest())
-        return possible
+        for layer in dict.fromkeys(source.module for call in hidden for source in call.sources):
+            if layer is not None and not hasattr(layer, "maxout_pieces"):
+                with program.randomness():
+                    pieces = [copy.deepcopy(layer) for _ in range(self.pieces - 1)]
+                    for piece in pieces:
+                        _reset(piece)
+                layer.maxout_pieces = nn.ModuleList(pieces)
+                layer.register_forward_hook(Largest(), with_kwargs=True)
 
-    def _modules(self, root: nn.Module, hidden: list[Call], staying: list[Call]) -> None:
+    def _modules(
+        self, program: Program, root: nn.Module, call: ForwardCall, hidden: list[Call], staying: list[Call]
+    ) -> tuple[list[nn.Module], list[Call]]:
+        """Exchange the modules; gives the new ones, and the activations without those that stay."""
         from torch import nn
 
-        from wellfit.overrides.tree import exchange
+        from wellfit.overrides.model._exchange import exchange_all
 
-        stay = {call.module for call in staying}
-        done: dict[str, list[str]] = {}
-        for module in dict.fromkeys(call.module for call in hidden if call.module is not None):
-            name = next(call.name for call in hidden if call.module is module)
+        stay = {each.module for each in staying}
+        wanted: dict[nn.Module, tuple[str, nn.Module]] = {}
+        for module in dict.fromkeys(each.module for each in hidden if each.module is not None):
+            name = next(each.name for each in hidden if each.module is module)
             if module in stay:
                 self.left_out(name, "the same module is also called where it has to stay")
-                continue
-            if type(module).__name__ == _KINDS[self.kind]:
-                continue
-            exchange(root, module, getattr(nn, _KINDS[self.kind])())
+            elif type(module).__name__ == _KINDS[self.kind]:
+                self.left_out(name, "it is one already")
+            else:
+                wanted[module] = name, getattr(nn, _KINDS[self.kind])()
+        exchanged = exchange_all(self, program, root, call, wanted)
+        done: dict[str, list[str]] = {}
+        for module, (name, _) in exchanged.items():
             done.setdefault(type(module).__name__, []).append(name)
         for kind, names in done.items():
             self.changed(f"{listed(names)}: {kind} -> {self.kind}")
+        left = [each for each in hidden if each.module is None or each.module in exchanged]
+        return [new for _, new in exchanged.values()], left
 
     def _functions(self, hidden: list[Call], staying: list[Call]) -> None:
         assert self._exchanged is not None
         new = self.kind.replace("-", "_")
-        change = [call for call in hidden if call.site is not None and call.name != new]
+        called = [call for call in hidden if call.site is not None]
+        for call in called:
+            if call.name == new:
+                self.left_out(f"{call.name} at {call.site}", "it is one already")
+        change = [call for call in called if call.name != new]
         sites = [call.site for call in change if call.site is not None]
         self._exchanged.add(sites, [call.site for call in staying if call.site is not None])
         for call in change:
             self.changed(f"{call.name} at {call.site} -> {self.kind}")
 
-    def _transformers(self, root: nn.Module) -> None:
-        """The layers of torch's transformers keep their function in an attribute."""
+    def _transformers(self, root: nn.Module) -> list[nn.Module]:
+        """The layers of torch's transformers keep their function in an attribute; gives those that were changed."""
         import torch
         import torch.nn.functional as F
         from torch import nn
 
-        for name, module in root.named_modules():
+        changed: list[nn.Module] = []
+        name = self.kind.replace("-", "_")
+        for where, module in root.named_modules():
             if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)) and _is_new(self, module):
-                if self.kind == "maxout":
-                    self.left_out(name, "a transformer layer's function cannot become maxout")
-                    continue
+                old = getattr(module.activation, "__name__", "its function")
                 if isinstance(module.activation, nn.Module):
                     continue  # exchanged as a module
-                old = getattr(module.activation, "__name__", "its function")
-                module.activation = getattr(F, self.kind.replace("-", "_"), None) or getattr(torch, self.kind)
-                module.activation_relu_or_gelu = 0  # torch's fast path knows these two only
-                self.changed(f"{name}: {old} -> {self.kind}")
+                if self.kind == "maxout" or old == name:
+                    why = "its function cannot become maxout" if self.kind == "maxout" else "it is one already"
+                    self.left_out(f"{old} of {where or type(module).__name__}", why)
+                    continue
+                module.activation = getattr(F, name, None) or getattr(torch, name)
+                changed.append(module)
+                self.changed(f"{where or type(module).__name__}: {old} -> {self.kind}")
+        return changed
 
     def _again(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """A second trial shows whether the model still works, and which functions could not be exchanged."""

@@ -30,7 +30,8 @@ class Dropout(Override):
 
     Safety: unsafe; another problem is trained, and the script's later random numbers are others.
 
-    Where it does not apply: p = 0 to a model without dropout; models that are never in training mode.
+    Where it does not apply: p = 0 to a model without dropout; models that are never in training mode; functions that
+    torch.jit has compiled.
 
     References: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting (2014), section 4;
     Zaremba, Sutskever, Vinyals, Recurrent neural network regularization (2014), on dropout between recurrent layers.
@@ -51,6 +52,7 @@ class Dropout(Override):
         import torch.nn.functional as F
 
         from wellfit.overrides.layers.functional import DROPOUT_FUNCTIONS
+        from wellfit.overrides.model._scripting import keep_scriptable
 
         def with_rate(original: Any) -> Any:
             def dropout(*args: Any, **kwargs: Any) -> Any:
@@ -70,19 +72,22 @@ class Dropout(Override):
 
         for name in DROPOUT_FUNCTIONS:
             program.patch(F, name, with_rate)
-        for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"):
+        of_torch = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+        for name in of_torch:
             program.patch(torch, name, with_rate)
             wrapper = getattr(torch, name)
             wrapper.__module__, wrapper.__qualname__ = "torch", name
         program.patch(F, "scaled_dot_product_attention", attention)
+        functions = [getattr(F, name) for name in (*DROPOUT_FUNCTIONS, "scaled_dot_product_attention")]
+        keep_scriptable(program, [*functions, *(getattr(torch, name) for name in of_torch)])
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         from wellfit.overrides.layers.functional import DROPOUT_FUNCTIONS
-        from wellfit.overrides.tree import forbid_compiled, is_new, mark
+        from wellfit.overrides.tree import acts_on, forbid_compiled, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
         trial = try_call(program, root, call)
@@ -127,6 +132,6 @@ class Dropout(Override):
             if recurrent or any(passed.activation is not None for passed in call.passed):
                 before[call.module] = call.name
         for layer in before:
-            layer.register_forward_pre_hook(Drop(self.p))
+            layer.register_forward_pre_hook(Drop(self.p), with_kwargs=True)
         if before:
             self.changed(f"dropout with p = {self.p:g} before {listed(before.values())}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wellfit.overrides.model._loaded import note_loading
+from wellfit.overrides.model._loaded import may_set_weights, note_loading
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
 from wellfit.overrides.words import listed
@@ -30,7 +30,9 @@ class ForgetBias(Override):
 
     Safety: safe; the network can represent the same as before and only begins elsewhere.
 
-    Where it does not apply: to LSTM layers without bias, to other recurrent layers, and to cells the script wrote.
+    Where it does not apply: to LSTM layers without bias, to other recurrent layers, and to cells the script wrote; to
+    models whose first call comes after the first step and whose parameters no optimizer holds (averages of weights),
+    unless they are copies, which get the same biases as their model.
 
     References: Gers, Schmidhuber, Cummins, Learning to forget (2000); Jozefowicz, Zaremba, Sutskever, An empirical
     exploration of recurrent network architectures (2015), section 2.2: "the bias of the forget gate".
@@ -53,20 +55,24 @@ class ForgetBias(Override):
         """See `Override`."""
         from torch import nn
 
+        from wellfit.overrides.model._copies import setting
         from wellfit.overrides.tree import forbid_compiled, is_new, mark
 
+        if not may_set_weights(self, program, root):
+            return
         forbid_compiled(root)
         changed = []
-        for name, module in root.named_modules():
-            if isinstance(module, (nn.LSTM, nn.LSTMCell)) and is_new(self, module):
-                if module.bias:
-                    with program.unseen():
-                        self._set(module)
-                    changed.append(name or type(module).__name__)
-                else:
-                    self.left_out(name or type(module).__name__, "it has no bias")
-        if changed:
-            self.changed(f"forget gates of {listed(changed)}: bias {self.value:g}")
+        with setting(self, program, root):
+            for name, module in root.named_modules():
+                if isinstance(module, (nn.LSTM, nn.LSTMCell)) and is_new(self, module):
+                    if module.bias:
+                        with program.unseen():
+                            self._set(module)
+                        changed.append(name or type(module).__name__)
+                    else:
+                        self.left_out(name or type(module).__name__, "it has no bias")
+            if changed:
+                self.changed(f"forget gates of {listed(changed)}: bias {self.value:g}")
         mark(self, root)
 
     def _set(self, module: Any) -> None:

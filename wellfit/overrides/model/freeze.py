@@ -53,7 +53,9 @@ class Freeze(Override):
         from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_norm
 
         forbid_compiled(root)
-        names = {name: parameter for name, parameter in root.named_parameters() if self._fits(name)}
+        # A shared parameter has several names, any of which may be meant.
+        named = root.named_parameters(remove_duplicate=False)
+        names = {name: parameter for name, parameter in named if self._fits(name)}
         norms = [
             (name, module)
             for name, module in root.named_modules()
@@ -62,14 +64,15 @@ class Freeze(Override):
         if not names and not norms:
             return
         forbid_parallel(root)
-        if len(names) == len(list(root.parameters())):
+        frozen = list({id(parameter): parameter for parameter in names.values()}.values())
+        if len(frozen) == len(list(root.parameters())):
             raise WellfitError(
                 f'"{self.pattern}" fits all parameters of {type(root).__name__}: nothing would be trained'
             )
-        for parameter in names.values():
-            parameter.requires_grad_(False)
+        for parameter in frozen:
+            parameter.requires_grad = False  # as `requires_grad_` refuses those whose size is not known yet
             parameter.grad = None
-        self._frozen[root] = list(names.values())
+        self._frozen[root] = frozen
         for _, module in norms:
             if not any(isinstance(hook, StandStill) for hook in module._forward_pre_hooks.values()):
                 module.register_forward_pre_hook(StandStill())

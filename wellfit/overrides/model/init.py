@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wellfit.errors import WellfitError
-from wellfit.overrides.model._loaded import note_loading
+from wellfit.overrides.model._loaded import may_set_weights, note_loading
 from wellfit.overrides.model._weights import Weight, gain_after, weights_of
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, number, text
@@ -40,8 +40,10 @@ class Init(Override):
 
     Safety: unsafe; another network is trained, and pretrained weights are lost.
 
-    Where it does not apply: to weights shared with an embedding, which are left out; to weights that the script loads
-    or sets after the model's first call.
+    Where it does not apply: to weights shared with an embedding, or from which a weight is computed (weight
+    normalisation), which are left out; to weights that the script loads or sets after the model's first call; to models
+    whose first call comes after the first step and whose parameters no optimizer holds (averages of weights), unless
+    they are copies, which get the same weights as their model.
 
     References: Glorot, Bengio, Understanding the difficulty of training deep feedforward neural networks (2010),
     equation 16; He et al., Delving deep into rectifiers (2015), equation 10; Saxe, McClelland, Ganguli, Exact solutions
@@ -76,10 +78,11 @@ class Init(Override):
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
+        from wellfit.overrides.model._copies import setting
         from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not may_set_weights(self, program, root):
             return
         forbid_compiled(root)
         forbid_parallel(root)
@@ -87,11 +90,12 @@ class Init(Override):
         if weights:
             needs_trial = self.kind in ("he", "orthogonal", "lsuv")
             trial = try_call(program, root, call) if needs_trial else None
-            with program.randomness(), program.unseen():
-                gains = [self._set(weight, trial) for weight in weights]
-            if self.kind == "lsuv":
-                self._unit_variance(program, root, call, {weight.layer for weight in weights})
-            self._say(listed(weight.layer for weight in weights), gains)
+            with setting(self, program, root):
+                with program.randomness(), program.unseen():
+                    gains = [self._set(weight, trial) for weight in weights]
+                if self.kind == "lsuv":
+                    self._unit_variance(program, root, call, {weight.layer for weight in weights})
+                self._say(listed(weight.layer for weight in weights), gains)
         mark(self, root)
 
     def _weights(self, root: nn.Module) -> list[Weight]:
@@ -100,14 +104,20 @@ class Init(Override):
         embeddings = {
             id(module.weight) for module in root.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         }
-        found = []
+        found: list[Weight] = []
+        shared: dict[int, str] = {}  # by parameter the layer with which it is set
         for weight in weights_of(root, self.layers):
             if id(weight.parameter) in embeddings:
                 self.left_out(weight.layer, "its weight is also an embedding's")
+            elif weight.obstacle:
+                self.left_out(weight.layer, weight.obstacle)
+            elif id(weight.parameter) in shared:
+                self.left_out(weight.layer, f"its weight is that of {shared[id(weight.parameter)]}")
             elif self.kind == "lsuv" and (weight.recurrent or weight.name != "weight"):
                 self.left_out(weight.layer, "the variance of what it gives is not set by its weight alone")
             else:
                 found.append(weight)
+                shared[id(weight.parameter)] = weight.layer
         return found
 
     def _set(self, weight: Weight, trial: Trial | None) -> str:
@@ -122,7 +132,8 @@ class Init(Override):
                 if self.kind == "scale":
                     part.mul_(self.factor or 0.0)
                 else:  # drawn on the CPU: the generators of other devices are the script's
-                    part.copy_(self._drawn(torch.empty(part.shape, dtype=part.dtype), gain))
+                    wide = torch.promote_types(part.dtype, torch.float32)  # not all can be drawn with less precision
+                    part.copy_(self._drawn(torch.empty(part.shape, dtype=wide), gain))
             if self.kind != "scale" and weight.bias is not None:
                 weight.bias.zero_()
         return activation if self.kind in ("he", "orthogonal") else ""

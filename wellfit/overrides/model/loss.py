@@ -11,7 +11,9 @@ from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice
 
 if TYPE_CHECKING:
-    from wellfit.overrides.calls import LossCall
+    from torch import nn
+
+    from wellfit.overrides.calls import ForwardCall, LossCall
     from wellfit.overrides.program import Program
 
 _KINDS = ("pair", "cross-entropy", "bce", "mse", "l1", "smooth-l1", "huber")
@@ -52,19 +54,33 @@ class Loss(Override):
 
     _decided: dict[tuple[str, str], Any] = field(default_factory=dict, init=False)
 
+    _raws: _losses.Raw | None = field(default=None, init=False)
+
     def begin(self, program: Program) -> None:
         """See `Override`."""
-        _losses.remember_raw(program)
+        self._raws = _losses.Raw(program)
+
+    def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
+        """See `Override`."""
+        assert self._raws is not None
+        self._raws.begin_forward()
+
+    def after_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
+        """See `Override`."""
+        assert self._raws is not None
+        self._raws.end_forward(call.result)
 
     def loss(self, program: Program, call: LossCall) -> None:
         """See `Override`."""
         from wellfit.overrides.places import here_text
 
+        assert self._raws is not None
         before, where = call.function, f"{call.function}{here_text()}"
         try:
-            said = (
-                _losses.paired(call, self._decided, where) if self.kind == "pair" else _losses.swapped(call, self.kind)
-            )
+            if self.kind == "pair":
+                said = _losses.paired(call, self._raws, self._decided, where)
+            else:
+                said = _losses.swapped(call, self._raws, self.kind)
         except WellfitError as error:
             self.left_out(where, str(error))
             call.function = before

@@ -143,7 +143,9 @@ class Mode(Override):
     def before_backward(self, program: Program, loss: Any) -> None:
         """See `Override`."""
         if self._waiting:
-            for line in _met(getattr(loss, "grad_fn", None), self._waiting):
+            from wellfit.overrides.nested import tensors_in
+
+            for line in _met([tensor.grad_fn for tensor in tensors_in(loss)], self._waiting):
                 root = line.root()
                 if root is not None:
                     self._lines.setdefault(root, set()).add(line.place)
@@ -158,9 +160,9 @@ class Mode(Override):
                 module.training = wanted
 
 
-def _met(start: Any, sought: set[_Line]) -> set[_Line]:
+def _met(starts: list[Any], sought: set[_Line]) -> set[_Line]:
     """Those of some calls that a graph leads to."""
-    waiting: list[Any] = [start]
+    waiting = list(starts)
     seen: set[Any] = set()
     met: set[_Line] = set()
     while waiting and not sought <= met:

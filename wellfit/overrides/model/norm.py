@@ -39,7 +39,9 @@ class Norm(Override):
     Safety: unsafe; another network is trained. *none* is a fault at depth.
 
     Where it does not apply: to the layers that give the model's output; to layers that a norm follows already; to the
-    inside of attention and recurrent layers; *instance* where a channel has one place only.
+    inside of attention and recurrent layers; to norms that the script also keeps outside of the model (in a plain
+    list); *instance* where a channel has one place only. Copies of the model that the script made before, or gives its
+    weights later, are changed with it; weights saved in another run do not fit.
 
     References: Ioffe, Szegedy, Batch normalization (2015), algorithm 1; Ba, Kiros, Hinton, Layer normalization (2016);
     Ulyanov et al., Instance normalization (2016); Wu, He, Group normalization (2018); Salimans, Kingma, Weight
@@ -59,6 +61,12 @@ class Norm(Override):
     )
     groups: int = whole("largest number of groups, for group", low=1, default=8)
 
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        from wellfit.overrides.model._copies import follow_loading
+
+        follow_loading(self, program)
+
     def check(self) -> None:
         """See `Override`."""
         if self.kind == "weight" and self.where == "exchange":
@@ -68,10 +76,11 @@ class Norm(Override):
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, is_norm, mark
+        from wellfit.overrides.model._copies import changing
+        from wellfit.overrides.tree import acts_on, forbid_compiled, forbid_parallel, is_new, is_norm, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
         forbid_parallel(root)
@@ -79,16 +88,20 @@ class Norm(Override):
         present = [each for each in trial.calls if each.module is not None and is_norm(each.module)]
         present = [each for each in present if each.module is not None and is_new(self, each.module)]
         insert = self.where == "insert" or (self.where == "auto" and not present) or self.kind == "weight"
-        if self.kind != "none" and insert:
-            new = self._insert(trial, [each for each in trial.layers if each.module and is_new(self, each.module)])
-        else:
-            new = self._exchange(root, present)
-        _first_statistics(program, root, call, new)
-        mark(self, root)
+        with changing(self, program, root):
+            if self.kind != "none" and insert:
+                layers = [each for each in trial.layers if each.module and is_new(self, each.module)]
+                new = self._insert(root, trial, layers)
+            else:
+                new = self._exchange(program, root, call, present)
+            _first_statistics(program, root, call, new)
+            mark(self, root)
 
     # Put in ---------------------------------------------------------------------------------------------------------
 
-    def _insert(self, trial: Trial, layers: list[Call]) -> list[nn.Module]:
+    def _insert(self, root: nn.Module, trial: Trial, layers: list[Call]) -> list[nn.Module]:
+        from wellfit.overrides.tree import leave_fast_path
+
         new: dict[nn.Module, str] = {}
         for call in layers:
             layer = call.module
@@ -100,6 +113,7 @@ class Norm(Override):
                 new[layer] = call.name
         if new:
             self.changed(f"{self.kind} norm behind {listed(new.values())}")
+        leave_fast_path(root, new)
         return [getattr(layer, _NAME) for layer in new]
 
     def _takes(self, trial: Trial, call: Call) -> bool:
@@ -173,29 +187,29 @@ class Norm(Override):
 
     # Exchange -------------------------------------------------------------------------------------------------------
 
-    def _exchange(self, root: nn.Module, present: list[Call]) -> list[nn.Module]:
+    def _exchange(self, program: Program, root: nn.Module, call: ForwardCall, present: list[Call]) -> list[nn.Module]:
         from torch import nn
 
-        from wellfit.overrides.tree import exchange, holders
+        from wellfit.overrides.model._exchange import exchange_all
+        from wellfit.overrides.tree import leave_fast_path
 
+        wanted: dict[nn.Module, tuple[str, nn.Module]] = {}
+        for each in {each.module: each for each in present}.values():
+            old: Any = each.module
+            new = nn.Identity() if self.kind == "none" else self._instead(old, each)
+            if new is not None and old is not root:
+                weight = next(old.parameters(), None)
+                wanted[old] = each.name, new if weight is None else new.to(weight)
+        exchanged = exchange_all(self, program, root, call, wanted)
         done: dict[str, list[str]] = {}
-        made: list[nn.Module] = []
-        for call in {each.module: each for each in present}.values():
-            old: Any = call.module
-            new = nn.Identity() if self.kind == "none" else self._instead(old, call)
-            if new is None or old is root:
-                continue
-            weight = next(old.parameters(), None)
-            for holder, _ in holders(root, old):
-                if isinstance(holder, nn.TransformerEncoderLayer):
-                    holder.activation_relu_or_gelu = 0  # torch's fast path would look into its norms
-            exchange(root, old, new if weight is None else new.to(weight))
-            done.setdefault(type(old).__name__, []).append(call.name)
-            made.append(new)
+        for old, (name, _) in exchanged.items():
+            done.setdefault(type(old).__name__, []).append(name)
         for kind, names in done.items():
             self.changed(
                 f"{kind} {listed(names)}: " + ("taken away" if self.kind == "none" else f"-> {self.kind} norm")
             )
+        made = [new for _, new in exchanged.values()]
+        leave_fast_path(root, made)
         return made
 
     def _instead(self, old: Any, call: Call) -> nn.Module | None:
@@ -230,13 +244,13 @@ def _first_statistics(program: Program, root: nn.Module, call: ForwardCall, new:
     norms = [m for norm in new for m in norm.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     seen: dict[nn.Module, Any] = {}
 
-    def look(module: Any, args: Any) -> None:
-        tensor = args[0]
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        tensor = args[0] if args else kwargs["input"]
         if module not in seen and tensor.numel() > tensor.shape[1]:
             axes = [axis for axis in range(tensor.dim()) if axis != 1]
             seen[module] = tensor.mean(axes).detach().clone(), tensor.var(axes).detach().clone()
 
-    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    handles = [norm.register_forward_pre_hook(look, with_kwargs=True) for norm in norms]
     try:
         with no_trace(program, root), torch.no_grad():
             called(root, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ class Recurrent(Override):
     Safety: unsafe; another network is trained.
 
     Where it does not apply: classes that the script derived from torch's, cells it wrote itself, LSTM with projection;
-    an LSTM cell for a script that changes its state between two steps (a mask, dropout): c would be lost at each.
+    an LSTM cell for a script that changes its state between two steps (a mask, dropout): c would be lost at each;
+    layers that the script also keeps outside of the model (in a plain list). Copies of the model that the script made
+    before, or gives its weights later, are changed with it; weights saved in another run do not fit.
 
     References: Hochreiter, Schmidhuber, Long short-term memory (1997); Cho et al., Learning phrase representations
     using RNN encoder-decoder (2014), section 2.3.
@@ -46,15 +49,22 @@ class Recurrent(Override):
 
     kind: str = choice("the kind", ("rnn", "gru", "lstm"))
 
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        from wellfit.overrides.model._copies import follow_loading
+
+        follow_loading(self, program)
+
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        from wellfit.overrides.tree import exchange, forbid_compiled, forbid_parallel, is_new, mark
-        from wellfit.overrides.trial import try_call
+        from wellfit.overrides.model._copies import changing
+        from wellfit.overrides.model._exchange import exchange_all
+        from wellfit.overrides.tree import acts_on, forbid_compiled, forbid_parallel, is_new, mark
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
-        done: list[tuple[str, Any, Any]] = []
+        wanted: dict[nn.Module, tuple[str, nn.Module]] = {}
         for name, old in list(root.named_modules()):
             new = self._new(program, name or type(old).__name__, old) if is_new(self, old) else None
             if new is not None:
@@ -62,21 +72,16 @@ class Recurrent(Override):
                     raise WellfitError(
                         "the model is nothing but a recurrent layer: the script holds it, so it cannot be exchanged"
                     )
-                done.append((name, old, new))
-        if done:
+                wanted[old] = name, new
+        if wanted:
             forbid_parallel(root)
-            for _, old, new in done:
-                exchange(root, old, new)
-            try:
-                try_call(program, root, call)
-                _whole_states(done)
-            except WellfitError:
-                for _, old, new in done:
-                    exchange(root, new, old)
-                raise
-            for name, old, _ in done:
-                cell = "Cell" if type(old).__name__.endswith("Cell") else ""
-                self.changed(f"{name}: {type(old).__name__} -> {self.kind.upper()}{cell}")
+            with changing(self, program, root):
+                exchanged = exchange_all(self, program, root, call, wanted)
+                _whole_states(exchanged.values())
+                mark(self, root)
+                for old, (name, _) in exchanged.items():
+                    cell = "Cell" if type(old).__name__.endswith("Cell") else ""
+                    self.changed(f"{name}: {type(old).__name__} -> {self.kind.upper()}{cell}")
         mark(self, root)
 
     def _new(self, program: Program, name: str, old: Any) -> nn.Module | None:
@@ -111,11 +116,11 @@ class Recurrent(Override):
         return new.to(next(old.parameters()))  # type: ignore[no-any-return]
 
 
-def _whole_states(done: list[tuple[str, Any, Any]]) -> None:
+def _whole_states(exchanged: Iterable[tuple[str, Any]]) -> None:
     """Refuse where an LSTM would lose its cell between two steps of one call."""
     from wellfit.overrides.layers.recurrent import foreign_states
 
-    for name, _, new in done:
+    for name, new in exchanged:
         if foreign_states.pop(new, 0) > 1:
             raise WellfitError(
                 f"the script changes the state of {name} between two steps, and an LSTM's cell would be lost there"

@@ -44,10 +44,10 @@ class Residual(Override):
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         from wellfit.overrides.layers.hooks import Around
-        from wellfit.overrides.tree import forbid_compiled, is_new, mark
+        from wellfit.overrides.tree import acts_on, forbid_compiled, is_new, leave_fast_path, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
         trial = try_call(program, root, call)
@@ -59,8 +59,9 @@ class Residual(Override):
             elif why:
                 self.left_out(each.name, why)
         for layer in around:
-            layer.register_forward_hook(Around())
+            layer.register_forward_hook(Around(), with_kwargs=True)
         if around:
+            leave_fast_path(root, around)
             self.changed(f"a way around {listed(around.values())}")
         mark(self, root)
 

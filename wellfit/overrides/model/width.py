@@ -33,7 +33,8 @@ class Width(Override):
 
     Where it does not apply: the model's inputs and outputs keep their sizes; embeddings, attention, grouped
     convolutions, shared weights and everything whose way through the model is not understood keep theirs, and are
-    named. A size that the script wrote down (`x.view(-1, 320)`) keeps its layers as they are.
+    named. A size that the script wrote down (`x.view(-1, 320)`) keeps its layers as they are. Copies of the model that
+    the script made before, or gives its weights later, are changed with it; weights saved in another run do not fit.
 
     References: Zagoruyko, Komodakis, Wide residual networks (2016); Goodfellow, Bengio, Courville, Deep Learning
     (2016), chapter 11.4.1: capacity grows with the number of hidden units.
@@ -48,27 +49,35 @@ class Width(Override):
 
     factor: float = number("factor on the number of units", low=0.05, high=20)
 
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        from wellfit.overrides.model._copies import follow_loading
+
+        follow_loading(self, program)
+
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
         from wellfit.overrides.channels import find_groups
-        from wellfit.overrides.tree import forbid_compiled, forbid_parallel, is_new, mark
+        from wellfit.overrides.model._copies import changing
+        from wellfit.overrides.tree import acts_on, forbid_compiled, forbid_parallel, is_new, mark
         from wellfit.overrides.trial import try_call
 
-        if not is_new(self, root):
+        if not acts_on(self, root):
             return
         forbid_compiled(root)
         forbid_parallel(root)
         outputs = try_call(program, root, call).outputs
-        for group in find_groups(program, root, call):
-            if not all(is_new(self, producer) for producer in group.producers.values()):
-                continue
-            why = group.obstacle or self._unfit(root, group)
-            if not why:
-                why = self._change(program, root, call, group, outputs)
-            if why:
-                for name in group.producers:
-                    self.left_out(name, why)
-        mark(self, root)
+        with changing(self, program, root):
+            for group in find_groups(program, root, call):
+                if not all(is_new(self, producer) for producer in group.producers.values()):
+                    continue
+                why = group.obstacle or self._unfit(root, group)
+                if not why:
+                    why = self._change(program, root, call, group, outputs)
+                if why:
+                    for name in group.producers:
+                        self.left_out(name, why)
+            mark(self, root)
 
     def _new_width(self, root: nn.Module, group: Group) -> int:
         """Rounded, and such that group norms on the way can be divided as before."""
@@ -91,7 +100,7 @@ class Width(Override):
                 return f"{name} is a grouped convolution"
             if getattr(layer, "proj_size", 0):
                 return f"{name} has a projection"
-            if hasattr(layer, "parametrizations"):
+            if hasattr(layer, "parametrizations") or (hasattr(layer, "weight") and "weight" not in layer._parameters):
                 return f"the weight of {name} is computed from other parameters"
             if _shares(root, layer):
                 return f"{name} shares its weight with another layer"
@@ -116,23 +125,23 @@ class Width(Override):
         if width == group.width:
             return f"{group.width} units times {self.factor:g} are as many again"
         rebuilt = Rebuilt()
-        with program.randomness():
-            for name in dict.fromkeys((*group.producers, *group.consumers, *group.norms)):
-                rebuilt.layer(
-                    root.get_submodule(name),
-                    outputs=width if name in group.producers else None,
-                    more_inputs=sum(
-                        (width - group.width) * int((channels >= 0).sum()) // group.width
-                        for channels in (group.consumers.get(name), group.norms.get(name))
-                        if channels is not None
-                    ),
-                )
         try:
+            with program.randomness():
+                for name in dict.fromkeys((*group.producers, *group.consumers, *group.norms)):
+                    rebuilt.layer(
+                        root.get_submodule(name),
+                        outputs=width if name in group.producers else None,
+                        more_inputs=sum(
+                            (width - group.width) * int((channels >= 0).sum()) // group.width
+                            for channels in (group.consumers.get(name), group.norms.get(name))
+                            if channels is not None
+                        ),
+                    )
             if try_call(program, root, call).outputs != outputs:
                 raise WellfitError("the model's output would have another shape")
-        except WellfitError as error:
+        except Exception as error:
             rebuilt.undo()
-            return str(error)
+            return str(error) if isinstance(error, WellfitError) else f"{type(error).__name__}: {error}"
         self.changed(f"{listed(group.producers)}: {group.width} -> {width} units")
         return ""
 

@@ -6,6 +6,7 @@ must be what they left. Several overrides may change the same option of one step
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -36,9 +37,10 @@ def put_back(optimizer: Optimizer) -> None:
 
 
 def multiply_rates(optimizer: Optimizer, factor: float) -> None:
-    """Make the learning rate of every group `factor` times what it is, until `put_back`."""
+    """Make the learning rate of every group that has one `factor` times what it is, until `put_back`."""
     for group in optimizer.param_groups:
-        put(optimizer, group, RATE, group[RATE] * factor)
+        if group.get(RATE) is not None:
+            put(optimizer, group, RATE, group[RATE] * factor)
 
 
 # An optimizer that was put in the place of the script's steps with so many times the rates of its groups, in which the
@@ -60,13 +62,15 @@ def multiply_by_scale(optimizer: Optimizer) -> None:
 
 def base_rates(program: Program, optimizer: Optimizer) -> list[float]:
     """The learning rate of each group as it is meant: the peak of a cycle, the base of a schedule, or else the rate it
-    was made with. 0 where the group has none."""
+    was made with. 0 where the group has none (some optimizers find their own)."""
     scale = _scales.get(optimizer, 1.0)
-    made = program.rates.get(optimizer, [])
+    made, peaks = program.rates.get(optimizer, []), program.peaks.get(optimizer, [])
     rates: list[float] = []
     for index, group in enumerate(optimizer.param_groups):
-        first = made[index] if index < len(made) and made[index] else group.get(RATE, 0.0)
-        rates.append(float(group.get("max_lr", group.get("initial_lr", first))) * scale)
+        peak = peaks[index] if index < len(peaks) else None
+        first = made[index] if index < len(made) and made[index] else group.get(RATE)
+        meant = (group.get("max_lr"), peak, group.get("initial_lr"), first)
+        rates.append(float(next((rate for rate in meant if rate is not None), 0.0)) * scale)
     return rates
 
 
@@ -87,21 +91,28 @@ class Trainings(Generic[T]):
 
     def of(self, program: Program, optimizer: Optimizer) -> T:
         """See the class."""
-        known = self._known.get(optimizer)
-        if known is None:
-            known = self._known[optimizer] = self._found(program, optimizer)
-        return known
+        if optimizer not in self._known:
+            lines, name = self._lines(optimizer), program.name(optimizer)
+            if name not in lines:
+                lines[name] = self._begin(program, optimizer)
+            self._known[optimizer] = lines[name]
+        return self._known[optimizer]
 
-    def _found(self, program: Program, optimizer: Optimizer) -> T:
+    def known(self, program: Program, optimizer: Optimizer) -> T | None:
+        """The same, but None where nothing was begun."""
+        return self._known.get(optimizer, self._lines(optimizer).get(program.name(optimizer)))
+
+    def carry(self, optimizer: Optimizer, other: Optimizer) -> None:
+        """Let a copy of an optimizer go on, by itself, from where this one is."""
+        if optimizer in self._known:
+            self._known[other] = copy.deepcopy(self._known[optimizer])
+
+    def _lines(self, optimizer: Optimizer) -> dict[str, T]:
+        """What was begun for the parameters of an optimizer, by the names of those that held them."""
         from torch.utils.weak import WeakIdKeyDictionary
 
         if self._of_parameter is None:
             self._of_parameter = WeakIdKeyDictionary()
         parameter = next((p for group in optimizer.param_groups for p in group["params"]), None)
-        if parameter is None:
-            return self._begin(program, optimizer)
-        lines: dict[str, T] = self._of_parameter.setdefault(parameter, {})
-        name = program.name(optimizer)
-        if name not in lines:
-            lines[name] = self._begin(program, optimizer)
-        return lines[name]
+        lines: dict[str, T] = {} if parameter is None else self._of_parameter.setdefault(parameter, {})
+        return lines

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wellfit.errors import WellfitError
 from wellfit.overrides.optimizer._gradients import parameters_in, with_gradient
+from wellfit.overrides.optimizer._rates import Trainings
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import whole
 
@@ -24,12 +24,14 @@ class _Pending:
 
     Attributes:
         count: how many.
-        sums: their sum for each parameter, by its place in the optimizer.
+        sums: their sum for each parameter.
     """
 
     def __init__(self) -> None:
+        from torch.utils.weak import WeakIdKeyDictionary
+
         self.count = 0
-        self.sums: dict[int, Any] = {}
+        self.sums: Any = WeakIdKeyDictionary()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,7 +48,8 @@ class Accumulate(Override):
     times fewer steps the learning rate may be raised.
 
     Safety: unsafe: the loss is the same, but there are N times fewer steps; BatchNorm still sees micro-batches. What
-    is left over at the end of an epoch goes on in the next one, and at the end of the run it is not used.
+    is left over at the end of an epoch goes on in the next one, also with an optimizer that is made anew there; at the
+    end of the run it is not used.
 
     Where it does not apply: to optimizers that are given a closure, and to loops without an optimizer.
 
@@ -63,7 +66,10 @@ class Accumulate(Override):
 
     steps: int = whole("steps of the script that become one", low=2)
 
-    _pending: weakref.WeakKeyDictionary[Any, _Pending] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _pending: Trainings[_Pending] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pending = Trainings(lambda program, optimizer: _Pending())
 
     def begin(self, program: Program) -> None:
         """See `Override`."""
@@ -75,7 +81,7 @@ class Accumulate(Override):
             def zero_grad(holder: Any, *args: Any, **kwargs: Any) -> Any:
                 # Between two steps the probe would see gradients that are thrown away.
                 made = [holder] if holder in program.optimizers else program.optimizers
-                pending = any(optimizer in self._pending for optimizer in made)
+                pending = any((known := self._pending.known(program, each)) and known.count for each in made)
                 return (plain if pending else original)(holder, *args, **kwargs)
 
             return zero_grad
@@ -90,28 +96,25 @@ class Accumulate(Override):
                 f"{program.name(optimizer)} is given a closure, which computes one gradient after another"
             )
         self.changed(f"{program.name(optimizer)}: one step for {self.steps} of the script's")
-        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
-        if found_inf is not None and bool(found_inf):
-            return True  # a GradScaler leaves it to a fused optimizer to skip such a step, and to divide by the scale
-        pending = self._pending.setdefault(optimizer, _Pending())
+        scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves it to a fused optimizer to divide by it
+        pending = self._pending.of(program, optimizer)
         if pending.count + 1 == self.steps:
             return False
-        for index, parameter in enumerate(parameters_in(optimizer)):
-            if parameter.grad is not None:
-                known, own = pending.sums.get(index), parameter.grad.detach()
-                if scale is not None:
-                    own = own.div(scale.to(own.device))
-                pending.sums[index] = own.clone() if known is None else known.add_(own)
+        for parameter in with_gradient(optimizer):
+            known, own = pending.sums.get(parameter), parameter.grad.detach()
+            if scale is not None:
+                own = own.div(scale.to(own.device))
+            pending.sums[parameter] = own.clone() if known is None else known.add_(own)
         pending.count += 1
         return True
 
     def gradients(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        pending = self._pending.pop(optimizer, None)
-        if pending is None:
-            return
-        for index, parameter in enumerate(parameters_in(optimizer)):
-            summed = pending.sums.get(index)
+        pending = self._pending.of(program, optimizer)
+        sums, pending.sums = pending.sums, _Pending().sums
+        pending.count = 0
+        for parameter in parameters_in(optimizer):
+            summed = sums.get(parameter)
             if summed is not None:
                 parameter.grad = summed if parameter.grad is None else parameter.grad.add_(summed)
         for parameter in with_gradient(optimizer):

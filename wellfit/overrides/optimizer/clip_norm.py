@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wellfit.overrides.optimizer._gradients import with_gradient
+from wellfit.overrides.optimizer._gradients import parts_of_gradient
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
 
@@ -51,7 +51,10 @@ class ClipNorm(Override):
         """See `Override`."""
         import torch
 
-        having = with_gradient(optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in having if p.grad is not None])
-        if bool(torch.isfinite(norm)):
-            torch.nn.utils.clip_grads_with_norm_(having, self.max_norm, norm)
+        with torch.no_grad():
+            parts = parts_of_gradient(optimizer)
+            norm = torch.nn.utils.get_total_norm(parts)
+            if bool(torch.isfinite(norm)):
+                factor = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ does it
+                for device in {part.device for part in parts}:
+                    torch._foreach_mul_([part for part in parts if part.device == device], factor.to(device))

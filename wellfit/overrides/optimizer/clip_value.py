@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wellfit.overrides.optimizer._gradients import with_gradient
+from wellfit.overrides.optimizer._gradients import parts_of_gradient
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
 
@@ -55,5 +55,5 @@ class ClipValue(Override):
 
         # By hand: another override may have emptied torch's function.
         with torch.no_grad():
-            for parameter in with_gradient(optimizer):
-                parameter.grad.clamp_(-self.max_value, self.max_value)
+            for part in parts_of_gradient(optimizer):
+                part.clamp_(-self.max_value, self.max_value)

@@ -142,16 +142,13 @@ class Ema(Override):
             self._on_averages.trains = False
             self._on_averages = None
         self._leave()
-        pairs = self._of_optimizer.get(optimizer, [])
-        parameters = [p for p in parameters_in(optimizer) if p.is_floating_point() or p.is_complex()]
-        if len(pairs) != len(parameters):
-            self._of_optimizer[optimizer] = [(p, self._average(p)) for p in parameters]
+        self._pairs(optimizer)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
         import torch
 
-        pairs = self._of_optimizer[optimizer]
+        pairs = self._pairs(optimizer)  # a closure may have called the model for the first time, and changed it
         if not pairs:
             return
         for _, average in pairs:
@@ -161,34 +158,43 @@ class Ema(Override):
         with torch.no_grad():
             torch._foreach_lerp_([average.value for _, average in pairs], [p for p, _ in pairs], 1 - decay)
 
+    def _pairs(self, optimizer: Optimizer) -> list[tuple[Any, _Average]]:
+        """The parameters of an optimizer with their averages."""
+        pairs = self._of_optimizer.get(optimizer, [])
+        parameters = [p for p in parameters_in(optimizer) if p.is_floating_point() or p.is_complex()]
+        if len(pairs) != len(parameters) or any(own is not p for (own, _), p in zip(pairs, parameters)):
+            pairs = self._of_optimizer[optimizer] = [(p, self._average(p)) for p in parameters]
+        return pairs
+
     def _average(self, parameter: Any) -> _Average:
         known: _Average | None = self._averages.get(parameter)
         if known is None:
+            self._leave()  # a model that is shown without it must be shown anew
             known = self._averages[parameter] = _Average(parameter)
         return known
 
     def _enter(self, root: nn.Module) -> None:
-        """Put the averages in the place of the weights of a model."""
-        self._shown.add(root)
+        """Put the averages in the place of the weights of a model, as far as there are any."""
         try:
             for parameter in root.parameters():
                 average = self._averages.get(parameter)
-                if average is not None and average.weights is None:
-                    average.weights = parameter.detach().clone()
-                    self._entered.append((parameter, average))
-                    parameter.data.copy_(average.value)  # past the version counter: the weights will be back
+                if average is not None:
+                    self._shown.add(root)
+                    if average.weights is None:
+                        average.weights = parameter.detach().clone()
+                        self._entered.append((parameter, average))
+                        parameter.data.copy_(average.value)  # past the version counter: the weights will be back
         except BaseException:
             self._leave()
             raise
 
     def _leave(self) -> None:
         """Put all weights back."""
-        if self._entered:
-            for parameter, average in self._entered:
-                parameter.data.copy_(average.weights)
-                average.weights = None
-            self._entered.clear()
-            self._shown.clear()
+        for parameter, average in self._entered:
+            parameter.data.copy_(average.weights)
+            average.weights = None
+        self._entered.clear()
+        self._shown.clear()
 
     def _with_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def load_state_dict(module: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:

@@ -30,7 +30,8 @@ class LearningRate(Override):
 
     Safety: safe; the program means the same.
 
-    Where it does not apply: to loops that change weights without an optimizer, and to optimizers whose rate is 0.
+    Where it does not apply: to loops that change weights without an optimizer, and to optimizers whose rate is 0 or
+    that have none.
 
     References: Goodfellow, Bengio, Courville, Deep Learning (2016), chapter 11.4.1: "the learning rate is perhaps the
     most important hyperparameter".
@@ -65,11 +66,15 @@ class LearningRate(Override):
     def _factor(self, program: Program, optimizer: Optimizer) -> float | None:
         base = max(base_rates(program, optimizer), default=0.0)
         if base == 0:
-            self.left_out(program.name(optimizer), "its learning rate is 0")
+            self.left_out(program.name(optimizer), "its learning rate is 0, or it has none")
             return None
         factor = self.scale if self.scale is not None else (self.value or 0.0) / base
         self.changed(f"{program.name(optimizer)}: lr {base:g} -> {base * factor:g}")
         return factor
+
+    def copied_optimizer(self, program: Program, optimizer: Optimizer, copy: Optimizer) -> None:
+        """See `Override`."""
+        self._factors.carry(optimizer, copy)
 
     def before_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""

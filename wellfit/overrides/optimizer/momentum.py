@@ -31,8 +31,8 @@ class Momentum(Override):
 
     Safety: safe; the same function is minimised.
 
-    Where it does not apply: to optimizers without momentum (Adagrad, Adadelta, Rprop, LBFGS). `optimizer=nag` gives
-    Nesterov's.
+    Where it does not apply: to optimizers without momentum (Adagrad, Adadelta, Rprop, ASGD, LBFGS). `optimizer=nag`
+    gives Nesterov's.
 
     References: Sutskever et al., On the importance of initialization and momentum in deep learning (2013); Radford,
     Metz, Chintala, Unsupervised Representation Learning with DCGAN (2016), section 3, on 0.5.

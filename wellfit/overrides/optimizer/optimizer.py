@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wellfit.errors import WellfitError
 from wellfit.overrides.optimizer._gradients import parameters_in
 from wellfit.overrides.optimizer._rates import Trainings, base_rates, multiply_by_scale, put_back, scale_rates
-from wellfit.overrides.override import Override
+from wellfit.overrides.override import CannotGoOn, Override
 from wellfit.overrides.parameters import choice, number, text
 from wellfit.overrides.places import here_text
 
@@ -78,8 +78,8 @@ class SwapOptimizer(Override):
     Safety: unsafe; the result of training is another one.
 
     Where it does not apply: lbfgs needs a closure in `step`; optimizers with methods of their own that the script calls
-    (SAM's first_step); sparse gradients, except to sgd, momentum, nag and adagrad. State that the script loads from a
-    checkpoint of its own optimizer is left out.
+    (SAM's first_step); sparse gradients, except to sgd, momentum, nag and adagrad. Where that shows only at a later
+    step, the run ends there. State that the script loads from a checkpoint of its own optimizer is left out.
 
     References: Ruder, An overview of gradient descent optimization algorithms (2016); Kingma, Ba, Adam (2015);
     Loshchilov, Hutter, Decoupled Weight Decay Regularization (2019); Liu, Nocedal, On the limited memory BFGS method
@@ -92,6 +92,8 @@ class SwapOptimizer(Override):
     safe = False
     misfit = "the script makes no optimizer of torch's kind"
     rank = 40
+    # Those that were replaced stay so, and step with rates of their own.
+    lasting = ("copied_optimizer", "skip_step", "first_step", "gradients", "before_step", "after_step")
 
     kind: str = choice("the optimizer", tuple(_KINDS))
     lr: float | None = number("learning rate of the group with the largest", above=0, default=None)
@@ -103,6 +105,7 @@ class SwapOptimizer(Override):
         default_factory=weakref.WeakKeyDictionary, init=False
     )
     _scales: Trainings[float] = field(init=False)
+    _dense: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)  # replaced, and seen to fit
 
     def __post_init__(self) -> None:
         self._scales = Trainings(self._scale)
@@ -140,10 +143,19 @@ class SwapOptimizer(Override):
             groups = self._groups(optimizer, kind)
             other: Optimizer = getattr(torch.optim, kind.name)(groups, lr=self._rate(kind), **kind.options)
         _keep_momentum_cycles(optimizer, other)
+        self._put(other, (_family(optimizer), where))
+        return other
+
+    def copied_optimizer(self, program: Program, optimizer: Optimizer, copy: Optimizer) -> None:
+        """See `Override`."""
+        if optimizer in self._replaced:
+            self._put(copy, self._replaced[optimizer])
+            self._scales.carry(optimizer, copy)
+
+    def _put(self, other: Optimizer, stands_for: tuple[str, str]) -> None:
         other.register_load_state_dict_pre_hook(self._loads)
         other.register_load_state_dict_post_hook(self._loaded)
-        self._replaced[other] = (_family(optimizer), where)
-        return other
+        self._replaced[other] = stands_for
 
     def _rate(self, kind: _Kind) -> float:
         return self.lr or kind.rate
@@ -151,19 +163,28 @@ class SwapOptimizer(Override):
     def skip_step(self, program: Program, optimizer: Optimizer) -> bool:
         """See `Override`."""
         if self.kind == "lbfgs" and optimizer in self._replaced and not program.closure:
-            raise WellfitError("LBFGS computes the loss several times in a step, and the script gives step no closure")
+            raise CannotGoOn("LBFGS computes the loss several times in a step, and the script gives step no closure")
         return False
 
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        if optimizer not in self._replaced:
-            return
+        if optimizer in self._replaced:
+            for other in list(self._replaced):  # before the first weight moves
+                self._refuse_sparse(program, other)
+            scale_rates(optimizer, self._scales.of(program, optimizer))
+
+    def gradients(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        if optimizer in self._replaced and optimizer not in self._dense:
+            self._refuse_sparse(program, optimizer)  # a closure computes them after `first_step`
+            self._dense.add(optimizer)
+
+    def _refuse_sparse(self, program: Program, optimizer: Optimizer) -> None:
         kind = _KINDS[self.kind]
         sparse = [p for p in parameters_in(optimizer) if p.grad is not None and p.grad.is_sparse]
         if sparse and not kind.sparse:
             names = ", ".join(program.parameter_names(sparse[:3]))
-            raise WellfitError(f"the gradient of {names} is sparse, and {kind.name} takes none")
-        scale_rates(optimizer, self._scales.of(program, optimizer))
+            raise CannotGoOn(f"the gradient of {names} is sparse, and {kind.name} takes none")
 
     def _scale(self, program: Program, optimizer: Optimizer) -> float:
         """What the rates are multiplied with that the script writes: they were meant for its own optimizer."""

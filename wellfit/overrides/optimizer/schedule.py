@@ -25,8 +25,8 @@ class Schedule(Override):
 
     What it changes: in step k = 0, 1, ... of a training the learning rate of every group is its base times a factor f,
     whatever schedulers and assignments of the script's own made of it. The base is the rate as the script meant it (the
-    peak of a one-cycle schedule, the base of a scheduler, else what the optimizer was made with); `lr` and `warmup` act
-    on top. With t = min(k / steps, 1):
+    peak of a cycle, the base of a scheduler, else what the optimizer was made with); `lr` and `warmup` act on top. With
+    t = min(k / steps, 1):
     constant f = 1; linear f = 1 - (1 - floor) * t; cosine f = floor + (1 - floor) * (1 + cos(pi * t)) / 2;
     step f = 1, from the half on 0.1, from three quarters on 0.01, but at least floor; exponential f = floor ** t.
     After `steps` the factor stays. Each optimizer counts its own steps; one that is made anew in each epoch goes on.
@@ -78,11 +78,15 @@ class Schedule(Override):
         name = program.name(optimizer)
         rates = base_rates(program, optimizer)
         if not any(rates):
-            self.left_out(name, "its learning rate is 0")
+            self.left_out(name, "its learning rate is 0, or it has none")
             return
         base = f"lr {max(rates):g}"
         end = "" if self.steps is None else f" -> {max(rates) * self.factor(self.steps):g} in {self.steps} steps"
         self.changed(f"{name}: {base}{end}, {self.kind}")
+
+    def copied_optimizer(self, program: Program, optimizer: Optimizer, copy: Optimizer) -> None:
+        """See `Override`."""
+        self._counts.carry(optimizer, copy)
 
     def before_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
@@ -90,7 +94,7 @@ class Schedule(Override):
         factor = self.factor(count[0])
         count[0] += 1
         for group, base in zip(optimizer.param_groups, base_rates(program, optimizer), strict=True):
-            if RATE in group:
+            if group.get(RATE) is not None:
                 put(optimizer, group, RATE, base * factor)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:

@@ -51,18 +51,22 @@ class Warmup(Override):
 
     def first_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        if any("lr" not in group for group in optimizer.param_groups):
+        if any(group.get("lr") is None for group in optimizer.param_groups):
             self.left_out(program.name(optimizer), "it has no learning rate")
         else:
             self.changed(
                 f"{program.name(optimizer)}: lr from {100 * self.start:g} % to 100 % over the first {self.steps} steps"
             )
 
+    def copied_optimizer(self, program: Program, optimizer: Optimizer, copy: Optimizer) -> None:
+        """See `Override`."""
+        self._counts.carry(optimizer, copy)
+
     def before_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
         count = self._counts.of(program, optimizer)
         step, count[0] = count[0], count[0] + 1
-        if step < self.steps and all("lr" in group for group in optimizer.param_groups):
+        if step < self.steps and all(group.get("lr") is not None for group in optimizer.param_groups):
             multiply_rates(optimizer, self.start + (1 - self.start) * step / self.steps)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:

@@ -29,11 +29,15 @@ class _Plan:
     Attributes:
         by_hand: weights are multiplied before the step, and the optimizer does nothing; else it does it itself.
         flag: whether Adam and its kin are to do it decoupled; None leaves that as it is.
+        active: the step that runs now is under this override.
+        waits: weights are to be multiplied when the closure has returned, which uses them as they are.
         undo: what the step that runs now replaced.
     """
 
     by_hand: bool = False
     flag: bool | None = None
+    active: bool = False
+    waits: bool = False
     undo: list[tuple[Any, str, Any]] = field(default_factory=list)
 
     def put(self, group: dict[str, Any], option: str, value: Any) -> None:
@@ -104,8 +108,8 @@ class WeightDecay(Override):
             self.left_out(name, plan)
             return
         self._plans[optimizer] = plan
-        optimizer.register_step_pre_hook(self._before)
-        optimizer.register_step_post_hook(self._after)
+        optimizer.register_step_pre_hook(program.fenced(self, "step", self._before))
+        optimizer.register_step_post_hook(program.fenced(self, "step", self._after))
         before = sorted({float(group.get(_DECAY, 0)) for group in optimizer.param_groups})
         kind = self.kind if self.kind != "own" else _own_kind(optimizer)
         old = ", ".join(f"{value:g}" for value in before)
@@ -121,6 +125,8 @@ class WeightDecay(Override):
         if any(kind.__name__ == "LBFGS" for kind in type(optimizer).__mro__):
             return "it has no weight decay"
         if self.kind == "decoupled" and own != "decoupled":
+            if any(group.get("lr") is None for group in groups):
+                return "it has no learning rate, with which weights would decay"
             return _Plan(flag=True) if all(_FLAG in group for group in groups) else _Plan(by_hand=True)
         if any(_DECAY not in group for group in groups):
             return "it has no weight decay; kind:decoupled does it beside the optimizer"
@@ -132,15 +138,26 @@ class WeightDecay(Override):
 
     def before_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
-        if optimizer in self._plans:
+        plan = self._plans.get(optimizer)
+        if plan is not None:
+            plan.active, plan.waits = True, program.closure
             for group in optimizer.param_groups:
                 if _DECAY in group:
                     put(optimizer, group, _DECAY, self.strength)
+
+    def gradients(self, program: Program, optimizer: Optimizer) -> None:
+        """See `Override`."""
+        plan = self._plans.get(optimizer)
+        if plan is not None and plan.active and plan.waits and plan.by_hand:
+            plan.waits = False
+            for group in optimizer.param_groups:
+                self._shrink(group)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
         plan = self._plans.get(optimizer)
         if plan is not None:
+            plan.active = False
             plan.put_back(optimizer)
             put_back(optimizer)
 
@@ -148,21 +165,33 @@ class WeightDecay(Override):
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         plan = self._plans[optimizer]
+        if not plan.active:
+            return  # this override was switched off, or nothing of ours acts in this step
         for group in list(optimizer.param_groups):
-            if _DECAY in group and group[_DECAY] != self.strength:
-                return  # this override was switched off
-            weights = [p for p in group["params"] if self.all or is_weight(p)]
             if plan.by_hand:
-                _shrink(weights, 1 - float(group["lr"]) * self.strength)
+                if not plan.waits:
+                    self._shrink(group)
                 if _DECAY in group:
                     plan.put(group, _DECAY, 0.0)
                 continue
             if plan.flag is not None:
                 plan.put(group, _FLAG, plan.flag)
+            weights = self._weights(group)
             if len(weights) < len(group["params"]):
                 rest = [p for p in group["params"] if not is_weight(p)]
                 optimizer.param_groups.append(_Extra(group, params=rest, weight_decay=0.0))
                 plan.put(group, "params", weights)
+
+    def _weights(self, group: dict[str, Any]) -> list[Any]:
+        return [p for p in group["params"] if self.all or is_weight(p)]
+
+    def _shrink(self, group: dict[str, Any]) -> None:
+        import torch
+
+        having = [weight for weight in self._weights(group) if weight.grad is not None]
+        if having:
+            with torch.no_grad():
+                torch._foreach_mul_(having, 1 - float(group["lr"]) * self.strength)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._plans[optimizer].put_back(optimizer)
@@ -175,12 +204,3 @@ def _own_kind(optimizer: Optimizer) -> str:
     if _FLAG in optimizer.param_groups[0]:
         return "decoupled" if optimizer.param_groups[0][_FLAG] else "coupled"
     return "coupled" if type(optimizer).__module__.startswith("torch.optim.") else ""
-
-
-def _shrink(weights: list[Any], factor: float) -> None:
-    import torch
-
-    having = [weight for weight in weights if weight.grad is not None]
-    if having:
-        with torch.no_grad():
-            torch._foreach_mul_(having, factor)

@@ -10,6 +10,7 @@ from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice
 from wellfit.overrides.places import here_text
+from wellfit.overrides.run._states import follow_model
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +25,10 @@ class Device(Override):
     """Another device for the model.
 
     What it changes: before a model's first call its parameters and buffers are moved, in place, so that the optimizers
-    go on holding them; at each call its arguments are copied there, tensors that it makes itself are made there, and
-    what it gives back is copied to where its first argument was. So the rest of the script, losses and metrics, goes on
-    where it always was. Optimizer steps and gradients are where the parameters are.
+    go on holding them, and what these keep of them is moved too; at each call its arguments are copied there, tensors
+    that it makes itself are made there, and what it gives back is copied to where its first argument was. So the rest
+    of the script, losses and metrics, goes on where it always was. Optimizer steps and gradients are where the
+    parameters are.
 
     When it helps: to train on the GPU with a script that was written for the CPU, or to look for the origin of an error
     on the CPU.
@@ -75,6 +77,7 @@ class Device(Override):
         else:
             with program.unseen():
                 root.to(wanted)
+            follow_model(root, program.optimizers)
             self._moved[root] = True
             self.changed(f"{name}: {next(iter(devices)).type} -> {wanted.type}")
 

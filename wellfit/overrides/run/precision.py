@@ -12,6 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import choice, switch
 from wellfit.overrides.places import here_text
+from wellfit.overrides.run._states import follow_model
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +31,9 @@ class Precision(Override):
     What it changes: how a model computes. `bfloat16` and `float16`: each call of a model runs under autocast, so matrix
     products and convolutions are computed in half precision while weights, and what the model gives back, stay in
     float32. `float32` and `float64`: parameters, buffers, floating arguments and tensors made in the model are of this
-    type, and autocast of the script's own is off in the model's call; targets of torch's loss functions follow the
-    prediction. With `pure` the weights themselves are cast to half precision, in place: what the model gives back is
-    cast to float32.
+    type, and autocast of the script's own is off in the model's call; targets and weights of torch's loss functions
+    follow the prediction. With `pure` the weights themselves are cast to half precision, in place: what the model gives
+    back is cast to float32. What optimizers keep of weights that are cast is cast too.
 
     When it helps: bfloat16 for speed and memory on hardware that has it; float32 and float64 to see whether something
     that goes wrong is a matter of rounding. `float16` is a fault here: nothing scales the loss, so gradients below
@@ -84,6 +85,7 @@ class Precision(Override):
         else:
             with program.unseen():
                 root.to(wanted)
+            follow_model(root, program.optimizers)
             before = "autocast" if autocast else " and ".join(sorted(_text(kind) for kind in kinds))
             self.changed(f"{name}: {before} -> {self.value}{', weights too' * self.pure}")
         self._cast[root] = True
@@ -118,14 +120,14 @@ class Precision(Override):
 
     def loss(self, program: Program, call: LossCall) -> None:
         """See `Override`."""
-        target, prediction = call.target, call.prediction
-        if (
-            self.value not in _HALF
-            and hasattr(target, "is_floating_point")
-            and target.is_floating_point()
-            and prediction.dtype != target.dtype
-        ):
-            call.target = target.to(prediction.dtype)
+        if self.value in _HALF or not call.prediction.is_floating_point():
+            return
+        from wellfit.overrides.nested import mapped
+
+        kind = call.prediction.dtype
+        call.target, call.options = mapped(
+            (call.target, call.options), lambda tensor: tensor.to(kind) if tensor.is_floating_point() else tensor
+        )
 
 
 @contextlib.contextmanager
