@@ -127,6 +127,8 @@ def _judged(name: str, folder: Path, code: int, last_line: str) -> tuple[str, st
     if not records or not records[0].step_count:
         return "failed", "no step was recorded"
     declared = {override.name: override for override in records[0].overrides.values()}
+    if name in declared and not declared[name].changed and declared[name].left_out:
+        return "misfit", "; ".join(f"{what}: {why}" for what, why in declared[name].left_out[:2])  # nothing was to do
     if name not in declared or not declared[name].changed:
         return "failed", "it does not say what it changed"
     late = [f"{what}: {why}" for what, why in declared[name].left_out if what.startswith("from step")]

@@ -151,6 +151,10 @@ def test_any_command(tmp_path, words):
         (["deep/trian.py"], 'there is no script deep/trian.py (did you mean "deep/train.py"?)'),
         (["qwertz"], "there is no script or command qwertz"),
         (["torchrum"], 'there is no script or command torchrum (did you mean "torchrun"?)'),
+        (
+            ["--override", "lr", "0.1", "train.py"],
+            "there is no script or command 0.1: a value is written --override lr=0.1",
+        ),
         (["deep"], "the folder deep has no __main__.py: give the script to run"),
         (["-m"], "-m needs the name of a module after it"),
         (["binary"], "binary is neither a Python script nor a program that can be executed"),

@@ -299,7 +299,7 @@ def test_without_overrides_a_run_is_what_it_was_and_knows_none(forks: Forks, tmp
 def test_a_run_in_which_nothing_can_be_changed_stops_before_its_first_step(tmp_path: Path) -> None:
     ran = run(tmp_path, SCRIPT, "no-clip", "clip-norm=1")
     assert ran.code == 2 and ran.lines == []
-    said = "wellfit: --override no-clip found nothing to change: the script calls neither clip_grad_norm_ nor "
+    said = "wellfit: --override no-clip found nothing to change by the first step: the script calls neither "
     assert sum(line.startswith(said) and line.endswith("; nothing was trained") for line in ran.err.splitlines()) == 1
     assert "Traceback" not in ran.err
 

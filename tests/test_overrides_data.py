@@ -155,7 +155,11 @@ def test_as_by_hand(
 
 
 UNFIT = [
-    ("batch-size=16", BY_INDEX, "found nothing to change: no DataLoader of the script makes batches for training"),
+    (
+        "batch-size=16",
+        BY_INDEX,
+        "found nothing to change by the first step: no DataLoader of the script makes batches for training",
+    ),
     (
         "batch-size=16",
         LOADED.replace("shuffle=True", "shuffle=False"),

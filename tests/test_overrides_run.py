@@ -110,7 +110,6 @@ BY_HAND = [
         [("    pass", "    model.eval()")],
         "train mode where gradients",
     ),
-    ("device=auto", LOADED, [], "on cpu, as it was"),
     (
         "stop-after=5",
         LOADED,
@@ -133,8 +132,6 @@ def test_as_by_hand(
 
 
 UNFIT = [
-    ("precision=float32", LOADED, "it computes in float32"),
-    ("device=cpu", LOADED, "it is on cpu already"),
     ("mode=eval", BY_INDEX, "it has neither dropout nor batch norm"),
 ]
 

@@ -154,6 +154,52 @@ def test_weights_that_are_changed_unseen(run: Run, script: str) -> None:
         assert said(ran, "lr") == ([], [("the whole run", why)])
 
 
+ALREADY = {
+    "optimizer=sgd": ("SGD at train.py:12", "it is sgd already"),
+    "activation=relu": ("2", "it is relu already"),
+    "precision=float32": ("Sequential at train.py:17", "it computes in float32"),
+    "device=auto": ("Sequential at train.py:17", "it is on cpu already"),
+    "width=1": ("0", "8 units times 1 are as many again"),
+}
+
+
+@pytest.mark.parametrize("override", ALREADY)
+def test_what_is_as_asked_already_stops_no_run(run: Run, override: str) -> None:
+    script = changed(("momentum=0.5", "momentum=0"))
+    ran = run(script, override)
+    assert ran.code == 0 and ran.lines == run(script).lines
+    name = override.partition("=")[0]
+    changes, omissions = said(ran, name)
+    assert not changes and ALREADY[override] in omissions
+
+
+SHORTER = {
+    "warmup=30": ("the rest of it", "the run ended after 12 steps"),
+    "schedule=cosine,steps:30": ("the rest of it", "the run ended after 12 steps"),
+    "accumulate=30": ("every step", "the run ended before the script had made 30"),
+    "ema=0.9": ("all of it", "no model was evaluated"),
+    "stop-after=30": ("the end", "the program ended by itself after step 12"),
+}
+
+
+@pytest.mark.parametrize("override", SHORTER)
+def test_what_the_run_was_too_short_for_is_said(run: Run, override: str) -> None:
+    name = override.partition("=")[0]
+    assert SHORTER[override] in said(run(changed(), override), name)[1]
+
+
+@pytest.mark.parametrize("override", ["warmup=6", "schedule=cosine,steps:12", "accumulate=4", "stop-after=12"])
+def test_what_the_run_was_long_enough_for(run: Run, override: str) -> None:
+    assert said(run(changed(), override), override.partition("=")[0])[1] == []
+
+
+def test_a_run_that_was_refused_says_so_in_its_record(tmp_path: Path) -> None:
+    ran = run_whole(tmp_path, changed(), "no-clip")
+    assert ran.code == 2 and ran.record is not None
+    (left,) = ran.record.overrides[0].left_out
+    assert left[0] == "the whole run" and left[1].startswith("found nothing to change by the first step")
+
+
 @pytest.mark.parametrize("script", ["import torch\nprint(torch.ones(1) + 1)", "import torch\nraise SystemExit(3)"])
 def test_nothing_is_said_where_nothing_is_trained(run: Run, script: str) -> None:
     assert run(script, "lr=0.01").err == ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from probed import many
 
 from wellfit.condition import condition, rise
 from wellfit.record import Curve
@@ -132,6 +133,39 @@ def test_a_parameter_that_changes_later_was_updated(tmp_path: Path) -> None:
 def test_half_precision_that_loses_updates_is_named(tmp_path: Path) -> None:
     (finding,) = NeverUpdated().check(made_run(tmp_path, [2.3] * 60, 1e-4, unchanged=0.7, dtype="bfloat16").record())
     assert finding.severity == "error" and "bfloat16" in finding.message
+
+
+BEFORE_NORM = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+model = model.to({dtype})
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+prototypes = torch.randn(10, 1, 8, 8)
+for step in range(30):
+    y = torch.randint(0, 10, (32,))
+    x = (prototypes[y] + torch.randn(32, 1, 8, 8)).to({dtype})
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x).float(), y).backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("dtype", ["torch.float32", "torch.bfloat16"])
+def test_a_bias_before_batch_norm_has_no_gradient_that_could_move_it(tmp_path: Path, dtype: str) -> None:
+    record = many(tmp_path, {"script": BEFORE_NORM.format(dtype=dtype)})["script"].record
+    series = record.series("update", "0.bias")
+    assert (series.low >= series.count).mean() > 0.5  # rounded away, though its gradient is not quite 0
+    told = [name for finding in NeverUpdated().check(record) for name in finding.evidence["parameters"]]
+    assert "0.bias" not in told
+
+
+def test_a_run_that_an_override_cut_off_was_not_to_learn_all(tmp_path: Path) -> None:
+    made = made_run(tmp_path, falling(2.3, 2.0, 100), 5e-4)
+    assert list(LrLow().check(made.record()))
+    made.event("stopped", by="stop-after")
+    assert not list(LrLow().check(made.record()))
 
 
 def test_full_precision_with_some_unchanged_elements_is_fine(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -264,6 +265,7 @@ def _run_options(words: list[str]) -> Options:
         taken = words[-1] if words[-2:-1] == ["--override"] else ""
         hint = f'; --override took "{taken}"' if taken.endswith(".py") or Path(taken or "=").exists() else ""
         raise WellfitError(f"run needs a script or command, such as: wellfit run train.py{hint}")
+    _check_value(own, command[0])
     if not given.override and not given.quiet and any(word.partition("=")[0] == "--override" for word in command[1:]):
         sys.stderr.write(
             "wellfit: --override is left to the script, behind which it stands; options of wellfit stand before it\n"
@@ -292,6 +294,20 @@ def _run_options(words: list[str]) -> Options:
         all_shown=given.all,
         overrides=tuple(given.override),
     )
+
+
+def _check_value(own: list[str], command: str) -> None:
+    """Raise a WellfitError for `--override lr 0.01 train.py`: its value would be taken for the command."""
+    valueless = own[-2:-1] == ["--override"] and "=" not in own[-1]
+    if (
+        valueless
+        and not command.startswith("-")
+        and not Path(command).suffix.startswith(".py")
+        and not (Path(command).exists() or shutil.which(command))
+    ):
+        raise WellfitError(
+            f"there is no script or command {command}: a value is written --override {own[-1]}={command}"
+        )
 
 
 def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:

@@ -160,7 +160,7 @@ class Live:
             return
         if nothing:
             if nothing != STOPPED:  # that was said in the program's process
-                self._voice.say(nothing)
+                self._voice.say(nothing + "; the overrides had none to change" * bool(self._options.overrides))
             return
         from wellfit.report import summary_text
 

@@ -37,7 +37,8 @@ class Override:
     The points are called inside the user's process, in the order of `rank` where several overrides have the same one.
     Only torch and the standard library may be imported, and torch only inside methods: the parent, which knows no
     torch, reads the classes too. An override says what it changed (`changed`) and what it could not change
-    (`left_out`); one that has changed nothing when the first optimizer step begins ends the run before it. A
+    (`left_out`); one that has changed nothing when the first optimizer step begins, though nothing was as
+    it asks (`met`), ends the run before it. A
     `WellfitError` raised at a point does the same, with its sentence; later the script goes on without the override
     (but see `CannotGoOn`). Randomness comes from `program.randomness()`, so that the script's own random numbers stay
     as they were.
@@ -65,6 +66,7 @@ class Override:
 
     changes: list[str] = dataclasses.field(default_factory=list, init=False)
     omissions: list[tuple[str, str]] = dataclasses.field(default_factory=list, init=False)
+    is_met: bool = dataclasses.field(default=False, init=False)
 
     def changed(self, what: str) -> None:
         """Note for the record what was changed ("SGD at train.py:12: lr 0.1 -> 0.01"); the same thing is kept once."""
@@ -75,6 +77,12 @@ class Override:
         """Note what could not be changed ("head", "it is the last layer"); an override may leave out a part."""
         if (what, why) not in self.omissions:
             self.omissions.append((what, why))
+
+    def met(self, what: str, how: str) -> None:
+        """Note what is as it was asked for without us ("1", "it is relu already"): this override fits the script, and
+        is not refused if it finds nothing else."""
+        self.left_out(what, how)
+        self.is_met = True
 
     # Points ---------------------------------------------------------------------------------------------------------
 

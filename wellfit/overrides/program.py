@@ -138,6 +138,10 @@ class Program:
             if traced:
                 trace.start()
 
+    def stopped(self, override: Override) -> None:
+        """An override ends the program now: for the rules, which must not blame the script for it."""
+        self._attachment.fence.guard(self._attachment.observer.ledger.event)("stopped", by=override.name)
+
     # For the patches (`points`) -------------------------------------------------------------------------------------
 
     def wants(self, *points: str) -> bool:
@@ -298,7 +302,7 @@ class Program:
         """What does not fit the optimizer that steps first may fit another one, whose first step is yet to come."""
         for override in list(self._acting("first_step")):
             for other in self.optimizers:
-                if other is not optimizer and not override.changes:
+                if other is not optimizer and not (override.changes or override.is_met):
                     self._ask(override, "first_step", other)
 
     def _begin(self) -> None:
@@ -306,8 +310,8 @@ class Program:
         self.insist()
         if not self._begun:
             for override in self.overrides:
-                if not override.changes:
-                    self._stop(override, _found_nothing(override))
+                if not (override.changes or override.is_met):
+                    self._stop(override, _found_nothing(override, " by the first step"))
             self._begun = True
             self._declare()
 
@@ -316,7 +320,7 @@ class Program:
         weights were changed in a way that is not seen, or not at all."""
         crashed = getattr(sys, "last_value", None) is not None
         for override in self.overrides:
-            if not override.changes and override not in self._stopped:
+            if not (override.changes or override.is_met or override in self._stopped):
                 why = _found_nothing(override)
                 override.left_out("the whole run", why)
                 if not crashed:
@@ -357,6 +361,7 @@ class Program:
             override.left_out(f"from step {self.step} on", why)
             say(f"{sentence}; the script cannot go on, and was stopped at step {self.step}")
         else:
+            override.left_out("the whole run", why)
             self._note(sentence)
             say(f"{sentence}; nothing was trained")
         raise SystemExit(2)
@@ -380,9 +385,9 @@ class Program:
             self._attachment.fence.guard(self._attachment.observer.writer.declare)(entry)
 
 
-def _found_nothing(override: Override) -> str:
+def _found_nothing(override: Override, until: str = "") -> str:
     reasons = "; ".join(f"{what}: {why}" for what, why in override.omissions[:3])
-    return f"found nothing to change: {override.misfit}" + f" ({reasons})" * bool(reasons)
+    return f"found nothing to change{until}: {override.misfit}" + f" ({reasons})" * bool(reasons)
 
 
 def _kept(rate: Any) -> Any:

@@ -55,7 +55,7 @@ class BatchSize(Override):
         elif before is None:
             self.left_out(name, "its dataset makes the batches")
         elif before == self.size:
-            self.left_out(name, f"its batches have {self.size} items already")
+            self.met(name, f"its batches have {self.size} items already")
         else:
             self._refuse_empty(name, arguments)
             arguments["batch_size"] = self.size

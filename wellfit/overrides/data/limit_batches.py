@@ -87,7 +87,7 @@ class LimitBatches(Override):
         except TypeError:  # a stream
             length = None
         if length is not None and length <= self.most:
-            self.left_out(f"DataLoader{here_text()}", f"it has only {length} batches")
+            self.met(f"DataLoader{here_text()}", f"it has only {length} batches")
             return batches
         self.changed(f"DataLoader{here_text()}: an epoch ends after {self.most} of {length or 'its'} batches")
         return _First(batches, self.most)

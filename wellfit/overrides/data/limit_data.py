@@ -75,7 +75,7 @@ class LimitData(Override):
         whole_size, batch = len(arguments["dataset"]), arguments["batch_size"]
         kept = self.items if self.items is not None else max(1, round(whole_size * (self.share or 0.0)))
         if kept >= whole_size:
-            self.left_out(name, f"it has only {whole_size} items")
+            self.met(name, f"it has only {whole_size} items")
             return
         if arguments["drop_last"] and batch is not None and kept < batch:
             raise WellfitError(f"{name} drops incomplete batches, and {kept} items are fewer than its batch of {batch}")

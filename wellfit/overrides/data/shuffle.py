@@ -61,7 +61,7 @@ class Shuffle(Override):
         elif arguments["batch_sampler"] is not None:
             self.left_out(name, "its batch_sampler decides the order")
         elif self.on == bool(shuffled):
-            self.left_out(name, f"it {'shuffles' if self.on else 'is in order'} already")
+            self.met(name, f"it {'shuffles' if self.on else 'is in order'} already")
         elif not (ordered if self.on else shuffled):
             self.left_out(name, f"its sampler ({type(sampler).__name__}) decides the order")
         elif self.on and not len(dataset):

@@ -36,6 +36,7 @@ class ZeroInput(InputOverride):
     summary = "give the model zeros instead of data: what it learns without its input"
     example = "zero-input"
     safe = False
+    conflicts = ("normalize-input", "scale-input", "shuffle-features")
     rank = 22
 
     takes_whole: ClassVar[bool] = True

@@ -95,7 +95,8 @@ class Around:
 
 
 class Drop:
-    """A forward hook before a layer that is given kwargs too: dropout on the layer's input, in training mode.
+    """A forward hook before a layer that is given kwargs too: dropout on the layer's input, in training mode where
+    gradients are taken: a script that has no dropout need not call `eval()` before it evaluates.
 
     Args:
         p: the probability of an element to become 0.
@@ -105,9 +106,11 @@ class Drop:
         self.p = p
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not (module.training and torch.is_grad_enabled()):
+            return args, kwargs
         if args:
-            return (F.dropout(args[0], self.p, module.training), *args[1:]), kwargs
-        return args, {**kwargs, "input": F.dropout(kwargs["input"], self.p, module.training)}
+            return (F.dropout(args[0], self.p), *args[1:]), kwargs
+        return args, {**kwargs, "input": F.dropout(kwargs["input"], self.p)}
 
 
 class Largest:

@@ -211,7 +211,7 @@ class Activation(Override):
             if module in stay:
                 self.left_out(name, "the same module is also called where it has to stay")
             elif type(module).__name__ == _KINDS[self.kind]:
-                self.left_out(name, "it is one already")
+                self.met(name, f"it is {self.kind} already")
             else:
                 wanted[module] = name, getattr(nn, _KINDS[self.kind])()
         exchanged = exchange_all(self, program, root, call, wanted)
@@ -229,7 +229,7 @@ class Activation(Override):
         called = [call for call in hidden if call.site is not None]
         for call in called:
             if call.name == new:
-                self.left_out(f"{call.name} at {call.site}", "it is one already")
+                self.met(f"{call.name} at {call.site}", f"it is {self.kind} already")
         change = [call for call in called if call.name != new]
         sites = [call.site for call in change if call.site is not None]
         self._exchanged.add(sites, [call.site for call in staying if call.site is not None])
@@ -249,9 +249,12 @@ class Activation(Override):
                 old = getattr(module.activation, "__name__", "its function")
                 if isinstance(module.activation, nn.Module):
                     continue  # exchanged as a module
-                if self.kind == "maxout" or old == name:
-                    why = "its function cannot become maxout" if self.kind == "maxout" else "it is one already"
-                    self.left_out(f"{old} of {where or type(module).__name__}", why)
+                named = f"{old} of {where or type(module).__name__}"
+                if self.kind == "maxout":
+                    self.left_out(named, "its function cannot become maxout")
+                    continue
+                if old == name:
+                    self.met(named, f"it is {self.kind} already")
                     continue
                 module.activation = getattr(F, name, None) or getattr(torch, name)
                 changed.append(module)

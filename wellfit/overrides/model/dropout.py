@@ -24,7 +24,8 @@ class Dropout(Override):
     What it changes: where a model has dropout (modules, `F.dropout`, the rate of recurrent layers of two layers and
     more, of attention), all of it gets the rate p. Where it has none, dropout with the rate p stands from then on
     before each linear layer and convolution that takes the output of a hidden activation or of a recurrent layer: in
-    training mode an element becomes 0 with probability p, and the others are multiplied by 1 / (1 - p).
+    training mode, where gradients are taken, an element becomes 0 with probability p, and the others are multiplied by
+    1 / (1 - p).
 
     When it helps: where wellfit finds overfit (more), or where the loss of training stays high (less).
 

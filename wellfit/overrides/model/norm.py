@@ -219,7 +219,7 @@ class Norm(Override):
 
         same = {"batch": nn.modules.batchnorm._BatchNorm, "layer": nn.LayerNorm, "group": nn.GroupNorm}
         if isinstance(old, same.get(self.kind, nn.modules.instancenorm._InstanceNorm)):
-            self.left_out(call.name, "it is one already")
+            self.met(call.name, f"it is {self.kind} norm already")
             return None
         shape = call.output or ()
         channels = getattr(old, "num_features", getattr(old, "num_channels", None))

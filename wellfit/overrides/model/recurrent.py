@@ -97,7 +97,10 @@ class Recurrent(Override):
             return None
         was = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}[type(old).__name__.removesuffix("Cell")]
         if was == self.kind or vars(old).get("proj_size"):
-            self.left_out(name, "it is one already" if was == self.kind else "it has a projection")
+            if was == self.kind:
+                self.met(name, "it is one already")
+            else:
+                self.left_out(name, "it has a projection")
             return None
         word = self.kind.upper() + ("Cell" if isinstance(old, nn.RNNCellBase) else "")
         if self.kind == "lstm":

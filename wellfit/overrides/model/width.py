@@ -74,9 +74,9 @@ class Width(Override):
                 why = group.obstacle or self._unfit(root, group)
                 if not why:
                     why = self._change(program, root, call, group, outputs)
-                if why:
-                    for name in group.producers:
-                        self.left_out(name, why)
+                for name in group.producers if why else ():
+                    note = self.met if self.factor == 1 else self.left_out
+                    note(name, why)
             mark(self, root)
 
     def _new_width(self, root: nn.Module, group: Group) -> int:

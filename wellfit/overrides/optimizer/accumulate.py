@@ -67,6 +67,7 @@ class Accumulate(Override):
     steps: int = whole("steps of the script that become one", low=2)
 
     _pending: Trainings[_Pending] = field(init=False)
+    _steps: int = field(default=0, init=False)  # that were made
 
     def __post_init__(self) -> None:
         self._pending = Trainings(lambda program, optimizer: _Pending())
@@ -110,6 +111,7 @@ class Accumulate(Override):
 
     def gradients(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
+        self._steps += 1
         pending = self._pending.of(program, optimizer)
         sums, pending.sums = pending.sums, _Pending().sums
         pending.count = 0
@@ -119,3 +121,8 @@ class Accumulate(Override):
                 parameter.grad = summed if parameter.grad is None else parameter.grad.add_(summed)
         for parameter in with_gradient(optimizer):
             parameter.grad.div_(self.steps)
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if self.changes and not self._steps:
+            self.left_out("every step", f"the run ended before the script had made {self.steps}")

@@ -93,6 +93,7 @@ class Ema(Override):
     _models: weakref.WeakKeyDictionary[Any, _Model] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _entered: list[tuple[Any, _Average]] = field(default_factory=list, init=False)  # averages that stand for weights
     _shown: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)  # models that have them
+    _stood: bool = field(default=False, init=False)  # averages stood for weights once
     _on_averages: _Model | None = field(default=None, init=False)  # the last call with gradients used averages
 
     def begin(self, program: Program) -> None:
@@ -180,6 +181,7 @@ class Ema(Override):
                 average = self._averages.get(parameter)
                 if average is not None:
                     self._shown.add(root)
+                    self._stood = True
                     if average.weights is None:
                         average.weights = parameter.detach().clone()
                         self._entered.append((parameter, average))
@@ -207,3 +209,8 @@ class Ema(Override):
             return result
 
         return load_state_dict
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if self.changes and not self._stood:
+            self.left_out("all of it", "no model was evaluated")

@@ -126,9 +126,10 @@ class SwapOptimizer(Override):
         where = f"{type(optimizer).__name__}{here_text()}"
         if where not in self._lines:
             self._lines.append(where)
-        chosen = (str(self._lines.index(where) + 1), type(optimizer).__name__.lower())
+        number = self._lines.index(where) + 1
+        chosen = (str(number), type(optimizer).__name__.lower())
         if self.only is not None and self.only.lower() not in chosen:
-            self.left_out(where, f"only {self.only} was asked for")
+            self.left_out(where, f"it is number {number}, and only:{self.only} was asked for")
             return None
         kind = _KINDS[self.kind]
         own = [name for name in dir(optimizer) if not name.startswith("_") and callable(getattr(optimizer, name))]
@@ -137,7 +138,7 @@ class SwapOptimizer(Override):
             self.left_out(where, f"it has methods that others lack ({', '.join(methods)})")
             return None
         if self.lr is None and _is_already(optimizer, kind):
-            self.left_out(where, f"it is {self.kind} already")
+            self.met(where, f"it is {self.kind} already")
             return None
         with program.unseen():
             groups = self._groups(optimizer, kind)

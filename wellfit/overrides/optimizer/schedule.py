@@ -57,6 +57,7 @@ class Schedule(Override):
     )
 
     _counts: Trainings[list[int]] = field(init=False)  # steps of each training that have begun
+    _most: int = field(default=0, init=False)  # of these
 
     def __post_init__(self) -> None:
         self._counts = Trainings(lambda program, optimizer: [0])
@@ -93,6 +94,7 @@ class Schedule(Override):
         count = self._counts.of(program, optimizer)
         factor = self.factor(count[0])
         count[0] += 1
+        self._most = max(self._most, count[0])
         for group, base in zip(optimizer.param_groups, base_rates(program, optimizer), strict=True):
             if group.get(RATE) is not None:
                 put(optimizer, group, RATE, base * factor)
@@ -100,6 +102,11 @@ class Schedule(Override):
     def after_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
         put_back(optimizer)
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if self.changes and self.steps is not None and self._most < self.steps:
+            self.left_out("the rest of it", f"the run ended after {self._most} steps")
 
     def factor(self, step: int) -> float:
         """The share of the base rate in a step, counted from 0."""

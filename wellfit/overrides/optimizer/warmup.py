@@ -45,6 +45,7 @@ class Warmup(Override):
     start: float = number("share of the rate in the first step", low=0, high=1, default=0.01)
 
     _counts: Trainings[list[int]] = field(init=False)  # steps of each training that have begun
+    _most: int = field(default=0, init=False)  # of these
 
     def __post_init__(self) -> None:
         self._counts = Trainings(lambda program, optimizer: [0])
@@ -66,9 +67,15 @@ class Warmup(Override):
         """See `Override`."""
         count = self._counts.of(program, optimizer)
         step, count[0] = count[0], count[0] + 1
+        self._most = max(self._most, count[0])
         if step < self.steps and all(group.get("lr") is not None for group in optimizer.param_groups):
             multiply_rates(optimizer, self.start + (1 - self.start) * step / self.steps)
 
     def after_step(self, program: Program, optimizer: Optimizer) -> None:
         """See `Override`."""
         put_back(optimizer)
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if self.changes and self._most < self.steps:
+            self.left_out("the rest of it", f"the run ended after {self._most} steps")

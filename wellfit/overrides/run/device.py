@@ -70,10 +70,7 @@ class Device(Override):
         if len(devices) > 1:
             self.left_out(name, "it is spread over several devices")
         elif next(iter(devices)).type == wanted.type:
-            if self.value == "auto":
-                self.changed(f"{name}: on {wanted.type}, as it was")
-            else:
-                self.left_out(name, f"it is on {wanted.type} already")
+            self.met(name, f"it is on {wanted.type} already")
         else:
             with program.unseen():
                 root.to(wanted)

@@ -76,11 +76,11 @@ class Precision(Override):
         autocast = torch.is_autocast_enabled(_kind(root))
         if self.value in _HALF and not self.pure:
             if autocast and torch.get_autocast_dtype(_kind(root)) == wanted:
-                self.left_out(name, f"the script calls it under autocast to {self.value}")
+                self.met(name, f"the script calls it under autocast to {self.value}")
                 return
             self.changed(f"{name}: under autocast to {self.value}")
         elif kinds <= {wanted} and not autocast:
-            self.left_out(name, f"it computes in {self.value}")
+            self.met(name, f"it computes in {self.value}")
             return
         else:
             with program.unseen():

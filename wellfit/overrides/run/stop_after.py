@@ -49,6 +49,7 @@ class StopAfter(Override):
     seconds: float | None = number("seconds from the first step on", above=0, default=None)
 
     _began: float = field(default=0.0, init=False)
+    _done: bool = field(default=False, init=False)
 
     def check(self) -> None:
         """See `Override`."""
@@ -81,4 +82,11 @@ class StopAfter(Override):
             from wellfit.probe.fence import say
 
             say(f"stopped after step {program.step}, as --override stop-after asks")
+            self._done = True
+            program.stopped(self)
             raise SystemExit(0)
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        if not self._done and self.changes:
+            self.left_out("the end", f"the program ended by itself after step {program.step}")

@@ -22,8 +22,8 @@ class LrLow(Rule):
     The path of the weights: the sum over all steps of the median update ratio rms(update) / rms(weight). Ill is a
     finished run of at least `fewest_steps` steps whose path is below `short_path` although the loss is still above
     `unlearned` of its start, and has either hardly fallen at all or was still falling steadily: the second half of the
-    run brought more than `steady` of the fall. While a run lives: a loss that is flat for `flat_steps` steps with no
-    update ratio above `tiny`.
+    run brought more than `steady` of the fall. While a run lives, or where an override (`stop-after`) cut it off: a
+    loss that is flat for `flat_steps` steps with no update ratio above `tiny`.
 
     Why it hurts
     The run ends before it has learned what the model could learn, however good the model is.
@@ -110,7 +110,8 @@ class LrLow(Rule):
             return
         peak = float(known.max())
         stuck = state.verdict == "flat" and peak < self.tiny and state.steps >= self.flat_steps
-        over = record.finished and record.step_count >= self.fewest_steps and path < self.short_path
+        ended = record.finished and not record.events("stopped")  # one that wellfit cut off was not to learn all
+        over = ended and record.step_count >= self.fewest_steps and path < self.short_path
         if not stuck and not over:
             return
         if not stuck and not state.end > self.unlearned * _reference(state):
