@@ -80,6 +80,17 @@ def test_other_losses_have_not_diverged(tmp_path: Path, losses: list[float]) -> 
     assert not list(Diverged().check(made_run(tmp_path, losses).record()))
 
 
+def test_models_that_are_trained_one_after_another_rise_and_fall(tmp_path: Path) -> None:
+    fall = [2.0 * 0.98**step + 0.1 * (step % 2) for step in range(150)]
+    ensemble = [value + 0.02 * member for member in range(5) for value in fall]
+    assert not list(Diverged().check(made_run(tmp_path, ensemble).record()))
+    # The last of them grows again, and does not come down.
+    (finding,) = Diverged().check(
+        made_run(tmp_path / "ill", [*ensemble, *(0.1 + 0.02 * step for step in range(500))]).record()
+    )
+    assert finding.rule == "diverged"
+
+
 def test_two_losses_that_take_turns_may_rise(tmp_path: Path) -> None:
     made = made_run(tmp_path, [])
     made.declare("optimizer", id=1, **{"class": "Adam"}, groups=[{}], parameters=[])

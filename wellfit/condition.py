@@ -186,7 +186,8 @@ class Rise:
     Args:
         step: where the best part ends.
         best: mean loss of that part.
-        late: mean loss of the last quarter of the run.
+        late: mean loss of the last quarter of the run, or of the last third of that where it is lower: a loss that has
+            come down again, as where another model is trained after the first, did not rise for good.
         first: mean loss of the first part.
         widths: (late - best) in standard errors of the two means.
         early: True if the best part lies in the first two thirds of the run.
@@ -215,7 +216,7 @@ def rise(curve: Curve) -> Rise | None:
         mean = np.array([float(part.mean()) for part in parts])
         error = np.array([float(part.std(ddof=1)) / math.sqrt(len(part)) for part in parts])
     place, last = int(np.argmin(mean)), max(1, count // 4)
-    late = float(mean[-last:].mean())
+    late = min(float(mean[-last:].mean()), float(mean[-max(1, last // 3) :].mean()))
     width = math.hypot(float(error[-last:].mean()) / math.sqrt(last), float(error[place]))
     widths = (late - float(mean[place])) / width if width > 0 else 0.0
     end = int(step[sum(len(part) for part in parts[: place + 1]) - 1])
