@@ -359,4 +359,4 @@ def test_torch_without_training(tmp_path):
     (tmp_path / "train.py").write_text("import torch\nprint(torch.ones(2).sum().item())")
     done = wellfit("run", "train.py", cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("2.0\n", 0)
-    assert done.stderr == "wellfit: saw no training: torch was imported, but no backward() or optimizer step ran\n"
+    assert done.stderr == "wellfit: saw no training: torch was imported, but nothing called backward()\n"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from probed import many
 from torch import nn
 
 from wellfit.probe.fence import Fence
@@ -13,6 +15,7 @@ from wellfit.probe.layers import Layers
 from wellfit.probe.nonfinite import autopsy
 from wellfit.probe.statistics import Meter
 from wellfit.probe.trace import Trace
+from wellfit.rules.backward.non_finite_grad import NonFiniteGrad
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4)], ids=["addmm", "batched"])
@@ -31,3 +34,29 @@ def test_the_autopsy_tells_bad_data_from_a_bad_operation(shape: tuple[int, ...])
     with torch.no_grad():
         net[0].weight.fill_(math.nan)
     assert found(torch.ones(shape))["where"] == "parameter"
+
+
+SAMPLER = """
+torch.manual_seed(0)
+model = nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(60):
+    optimizer.zero_grad()
+    output = model(torch.randn(8, 4))
+    action = torch.multinomial(output.softmax(1), 1)
+    output.gather(1, action).mean().backward()
+    if step == 40:
+        model.weight.grad[0, 0] = {value}
+    optimizer.step()
+"""
+
+
+def test_weights_are_looked_at_where_the_program_dies_of_them(tmp_path: Path) -> None:
+    parts = many(tmp_path, {value: SAMPLER.format(value=value) for value in ("torch.nan", "1.0")}, every=1000)
+    ill, well = parts["torch.nan"], parts["1.0"]
+    assert "RuntimeError" in ill.err and not well.err
+    (event,) = ill.record.events("non-finite")
+    assert event["where"] == "parameter" and event["parameters"] == ["weight"]
+    (finding,) = NonFiniteGrad().check(ill.record)
+    assert finding.severity == "error" and "`weight`" in finding.message
+    assert not well.record.events("non-finite")

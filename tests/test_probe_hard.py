@@ -604,4 +604,4 @@ def test_a_script_that_never_trains(tmp_path: Path) -> None:
     )
     done = probed.plain(["-m", "wellfit", "run", str(script)], tmp_path)
     assert (done.returncode, done.stdout) == (0, "torch.Size([2])\n")
-    assert done.stderr == "wellfit: saw no training: torch was imported, but no backward() or optimizer step ran\n"
+    assert done.stderr == "wellfit: saw no training: torch was imported, but nothing called backward()\n"

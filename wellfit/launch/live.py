@@ -225,5 +225,5 @@ def _nothing_seen(run: Run | None, folder: Path) -> str:
     if failed is not None:
         return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"
     if lines or (run is not None and run.records):
-        return "saw no training: torch was imported, but no backward() or optimizer step ran"
+        return "saw no training: torch was imported, but nothing called backward()"
     return "saw no training: torch was never imported"

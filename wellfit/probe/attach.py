@@ -314,6 +314,7 @@ def _exception(kind: Any, value: Any, trace: Any) -> None:
             place = None
             while trace is not None:
                 place, trace = (os.path.abspath(trace.tb_frame.f_code.co_filename), trace.tb_lineno), trace.tb_next
+            attachment.fence.guard(attachment.observer.look_at_weights)()
             attachment.fence.guard(attachment.observer.ledger.event)(
                 "exception", **{"class": kind.__name__, "message": str(value)[:500], "location": location(place)}
             )

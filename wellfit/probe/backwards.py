@@ -200,6 +200,20 @@ class Backwards:
             bad=len(bad), total=len(held.parameters), inputs_finite=True, **named,
         )  # fmt: skip
 
+    def look_at_weights(self, held: Held) -> None:
+        """At the end by an exception: weights that are not finite, where nothing was noticed before. Samplers and
+        distributions refuse such numbers, and scripts without a backward pass give no loss to look at."""
+        if self.said or self._layer_said:
+            return
+        bad = [name for p, name in zip(held.parameters, held.names, strict=False) if self._bad(p)]
+        if bad:
+            self.said = True
+            layer = self.layers.parameter(held.parameters[held.names.index(bad[0])])
+            self.event(
+                "non-finite", where="parameter", value="nan", parameters=bad[:64], parameter=bad[0], bad=len(bad),
+                total=len(held.parameters), layer=layer[1] if layer else None, inputs_finite=None,
+            )  # fmt: skip
+
     def late_not_finite(self, what: str, subject: str) -> None:
         """Numbers of an accelerator, a step late: a gradient or an activation was not finite."""
         if self.said or self._layer_said:

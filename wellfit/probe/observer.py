@@ -530,6 +530,11 @@ class Observer:
             self.say_cost()
             self.writer.flush()
 
+    def look_at_weights(self) -> None:
+        """The program ends by an exception: it may be for weights that are not finite."""
+        for held, _ in self.optimizers.all():
+            self.backwards.look_at_weights(held)
+
     def end(self) -> None:
         """The process ends: write what is left."""
         if self.ended or not self.trained:

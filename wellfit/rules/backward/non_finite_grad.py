@@ -121,9 +121,10 @@ class NonFiniteGrad(Rule):
             cure = "look for a root, a norm or a division that meets 0, or clip gradients"
         what = f"the gradient of `{parameter}`" if event["where"] != "parameter" else f"the weight `{parameter}`"
         how_many = f" ({event['bad']} of {event['total']} parameters)" if isinstance(event.get("bad"), int) else ""
+        finite = " although the loss was finite" if len(before) else ""
         yield self.finding(
-            f"{what}{how_many} became {event['value'] or 'nan'} at step {step} although the loss was finite, and a "
-            f"step writes it into the weights; {cure}",
+            f"{what}{how_many} became {event['value'] or 'nan'} at step {step}{finite}, and a step writes it into the "
+            f"weights; {cure}",
             severity="error" if self._lost(record, step) else "note",
             step=step,
             layer=event["layer"] or (record.parameters[parameter].layer if parameter in record.parameters else None),
