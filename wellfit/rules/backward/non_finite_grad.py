@@ -125,7 +125,7 @@ class NonFiniteGrad(Rule):
         yield self.finding(
             f"{what}{how_many} became {event['value'] or 'nan'} at step {step}{finite}, and a step writes it into the "
             f"weights; {cure}",
-            severity="error" if self._lost(record, step) else "note",
+            severity="error" if self._lost(record, event) else "note",
             step=step,
             layer=event["layer"] or (record.parameters[parameter].layer if parameter in record.parameters else None),
             location=self._place(record, event, growth),
@@ -159,8 +159,11 @@ class NonFiniteGrad(Rule):
             "value": "nan",
         }
 
-    def _lost(self, record: Record, step: int) -> bool:
-        """Whether the loss, or a weight, is not finite from there on."""
+    def _lost(self, record: Record, event: dict[str, Any]) -> bool:
+        """Whether the loss, or a weight, is not finite from there on, or the program died with such a weight."""
+        step = event["step"]
+        if event["where"] == "parameter" and record.events("exception"):
+            return True
         if any(condition(record, site).bad_step is not None for site in record.loss_sites()):
             return True
         for name in record.subjects("parameter"):
