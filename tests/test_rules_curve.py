@@ -241,6 +241,17 @@ def test_frozen_batch_norm_is_noted(tmp_path: Path) -> None:
     assert finding.severity == "note"
 
 
+def test_layers_that_are_frozen_again_after_each_evaluation_are_noted(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    for _ in range(3):
+        made.event("mode", root="model", training=True, location={"file": "experiment.py", "line": 5})
+        made.event("mode", root="bn", training=False, location={"file": "experiment.py", "line": 6})
+        made.event("mode", root="drop", training=False, location={"file": "experiment.py", "line": 6})
+        steps_in_mode(made, 20, [], ["bn", "drop"])
+        made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+    assert [finding.severity for finding in EvalMode().check(made.record())] == ["note"]
+
+
 def test_the_mode_of_layers_that_do_not_care_is_nobody_s_business(tmp_path: Path) -> None:
     made = made_run(tmp_path, [])
     made.declare("layer", name="ln", **{"class": "LayerNorm"}, kind="norm", order=1, parameters=[WEIGHT])

@@ -134,7 +134,7 @@ class EvalMode(Rule):
             return
         span = max(spans, key=lambda one: one.end - one.start)
         off = [layers[name] for name in span.off]
-        eval_call = _last_mode(record, layers, span.start, training=False)
+        eval_call = _put_in_eval(record, layers, span.start)
         from_start = min(one.start for one in spans) <= 1  # an event may be written when its step is done
         train_call = None if from_start else _last_mode(record, layers, span.start, training=True)
         evidence = {"steps": length, "from_step": span.start, "layers": list(span.off[:20]),
@@ -231,7 +231,7 @@ def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str
         end = states[place + 1]["step"] if place + 1 < len(states) else record.step_count
         off = tuple(name for name in state["eval_layers"] if name in sensitive)
         on = tuple(name for name in state["training_layers"] if name in sensitive)
-        called = not on and _last_mode(record, layers, state["step"], training=False) is not None
+        called = not on and _put_in_eval(record, layers, state["step"]) is not None
         if off and np.sum((watched >= state["step"] - 1) & (watched < end)) >= (1 if called else WATCHED):
             spans.append(_Span(state["step"], end, off, on))
     return spans
@@ -309,11 +309,22 @@ def _is_trained(layer: Layer, trained: set[str]) -> bool:
 
 def _last_mode(record: Record, layers: dict[str, Layer], step: int, *, training: bool) -> Location | None:
     """Where a whole model was last put into this mode, at or before this step."""
+    return next((location_of(event) for event in _modes(record, layers, step) if event["training"] == training), None)
+
+
+def _put_in_eval(record: Record, layers: dict[str, Layer], step: int) -> Location | None:
+    """Where a whole model was put in eval mode, if it still is at this step; layers of one that is in train mode may
+    have been, as batch norm is in fine-tuning."""
+    last = next(_modes(record, layers, step), None)
+    return location_of(last) if last is not None and not last["training"] else None
+
+
+def _modes(record: Record, layers: dict[str, Layer], step: int) -> Iterator[dict[str, Any]]:
+    """The calls of train() and eval() of whole models at or before a step, the last first."""
     roots = {key for name, layer in layers.items() if layer.is_root for key in (name, layer.class_name)}
     for event in reversed(record.events("mode")):
-        if event["training"] == training and event["step"] <= step and (event["root"] in roots or not roots):
-            return location_of(event)
-    return None
+        if event["step"] <= step and (event["root"] in roots or not roots):
+            yield event
 
 
 def _last_mode_any(record: Record, *, training: bool) -> bool:
