@@ -77,6 +77,13 @@ def test_state(visit: Visit, state: str, layer: bool | None) -> None:
     assert set(report.SIGNS) == set(STATES)
 
 
+@pytest.mark.parametrize(("code", "state"), [(1, "missed"), (124, "broken")])
+def test_a_program_that_refuses_the_numbers_that_a_fault_makes_was_hurt_by_it(code: int, state: str) -> None:
+    matrix = Matrix([UP], healthy={"up": [Visit(metric=0.97)]})
+    matrix.add(UP, BY_NAME["nan-gradient"], Visit(metric=None, exit_code=code))
+    assert matrix.cells[0].state == state
+
+
 def test_without_a_healthy_run_nothing_is_judged() -> None:
     matrix = Matrix([UP], healthy={"up": [Visit(exit_code=1)]})
     matrix.add(UP, BY_NAME["half-left-out"], Visit(metric=0.1))

@@ -291,3 +291,24 @@ def test_a_seed_is_not_that_of_every_worker(forks: Forks, tmp_path: Path) -> Non
     # THEN all is as if that number stood in the script: no worker and no epoch draws what another one draws
     assert ran.lines == wanted, ran.err
     assert len(set(ran.lines)) == 5
+
+
+@pytest.mark.parametrize("override", ["precision=bfloat16,pure:on", "precision=float64", "precision=bfloat16"])
+def test_the_parts_of_a_model_that_are_called_by_themselves(forks: Forks, tmp_path: Path, override: str) -> None:
+    script = """
+    import torch
+    from torch import nn
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    x = torch.randn(8, 4)
+    for layer in model:
+        x = layer(x)
+    print(tuple(x.shape))
+    """
+    ran = forks.run(tmp_path, script, override)
+    assert (ran.code, ran.lines) == (0, ["(8, 2)"]), ran.err

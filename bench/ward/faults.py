@@ -26,6 +26,7 @@ class Fault:
         layers: gives the layers in which it is, from what the overrides say they changed; None where it is in none, or
             in all.
         quick: part of the quick round.
+        deadly: numbers that are not finite come of it, and a program may refuse them with an error of its own.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Fault:
     onset: int = 0
     layers: Callable[[Visit], list[str]] | None = None
     quick: bool = False
+    deadly: bool = False
 
     def suits(self, patient: Patient) -> bool:
         """Whether it makes sense for a patient."""
@@ -104,11 +106,12 @@ FAULTS = (
     # Numbers.
     Fault(
         "nan-input", ("poison=input,step:100",), _set("non-finite-input"), _set("float-input"), onset=100,
-        quick=True,
+        quick=True, deadly=True,
     ),
-    Fault("nan-gradient", ("poison=gradient,step:100",), _set("non-finite-grad"), onset=100),
+    Fault("nan-gradient", ("poison=gradient,step:100",), _set("non-finite-grad"), onset=100, deadly=True),
     Fault(
         "half-without-scaler", ("precision=float16,pure:on",), _set("fp16-underflow", "never-updated", "update-lost"),
+        deadly=True,
     ),
     Fault("bfloat16-weights", ("precision=bfloat16,pure:on",), _set("update-lost", "never-updated")),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from ward.faults import FAULTS, Fault
 from ward.patients import Patient
-from ward.visit import Visit
+from ward.visit import TIMED_OUT, Visit
 from wellfit.catalogue import known_rules
 
 STATES = {
@@ -114,9 +114,10 @@ def _state(patient: Patient, fault: Fault, visit: Visit, healthy: list[float]) -
     noted = any(finding["rule"] in fault.rules for finding in visit.findings)
     if not healthy:
         return "unknown"
-    if visit.exit_code != 0 and visit.finite:
+    died = visit.exit_code != 0 and visit.finite
+    if died and not (fault.deadly and visit.exit_code != TIMED_OUT):
         return "broken"
-    if patient.hurt(visit.metric, healthy):
+    if died or patient.hurt(visit.metric, healthy):
         return "right" if named else "other" if visit.errors else "noted" if noted else "missed"
     return "unhurt-named" if named else "unhurt-alarm" if visit.errors else "unhurt"
 

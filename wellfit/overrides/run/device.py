@@ -63,6 +63,8 @@ class Device(Override):
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
+        if self._moved.get(root):  # a part of a model that was moved, called by itself
+            return
         name = f"{type(root).__name__}{here_text()}"
         devices = {parameter.device for parameter in root.parameters()}
         wanted = self._wanted()
@@ -75,7 +77,7 @@ class Device(Override):
             with program.unseen():
                 root.to(wanted)
             follow_model(root, program.optimizers)
-            self._moved[root] = True
+            self._moved.update((module, True) for module in root.modules())
             self.changed(f"{name}: {next(iter(devices)).type} -> {wanted.type}")
 
     def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:

@@ -70,6 +70,8 @@ class Precision(Override):
         """See `Override`."""
         import torch
 
+        if self._cast.get(root):  # a part of a model that was cast, called by itself
+            return
         wanted = getattr(torch, self.value)
         name = f"{type(root).__name__}{here_text()}"
         kinds = {parameter.dtype for parameter in root.parameters() if parameter.is_floating_point()}
@@ -88,7 +90,7 @@ class Precision(Override):
             follow_model(root, program.optimizers)
             before = "autocast" if autocast else " and ".join(sorted(_text(kind) for kind in kinds))
             self.changed(f"{name}: {before} -> {self.value}{', weights too' * self.pure}")
-        self._cast[root] = True
+        self._cast.update((module, True) for module in root.modules())
 
     def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
