@@ -108,7 +108,7 @@ def test_a_later_optimizer_is_asked_for_its_own_model(run: Run) -> None:
     ran = run(script, "ema=0.8")
     assert said(ran, "ema") == (
         [f"{name}: {count} parameters are averaged for evaluation, decay 0.8" for name, count in
-         (("Sequential", 6), ("Linear", 2))], []
+         (("Sequential", 6), ("Linear", 2))], [("all of it", "no model was evaluated")]
     )  # fmt: skip
 
 

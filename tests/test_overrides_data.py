@@ -154,6 +154,27 @@ def test_as_by_hand(
     same_as_by_hand(forks, tmp_path, override, script, pairs, what)
 
 
+MET = [
+    (
+        "shuffle=on",
+        LOADED.replace("shuffle=True", "sampler=torch.utils.data.WeightedRandomSampler(torch.ones(40), 40)").replace(
+            "batch_size=20", "batch_size=20, shuffle=True"
+        ),
+        "its sampler (WeightedRandomSampler) decides the order",
+    ),
+    ("limit-batches=4", LOADED, "it has only 4 batches"),
+    ("limit-data=items:40", LOADED, "it has only 40 items"),
+]
+
+
+@each("override, script, sentence", MET)
+def test_what_is_so_already_is_left(forks: Forks, tmp_path: Path, override: str, script: str, sentence: str) -> None:
+    ran = forks.run(tmp_path, script, override)
+    changes, omissions = said(ran, override.partition("=")[0])
+    assert ran.code == 0 and not changes
+    assert sentence in [why for _, why in omissions]
+
+
 UNFIT = [
     (
         "batch-size=16",
@@ -170,17 +191,8 @@ UNFIT = [
         LOADED.replace("shuffle=True", "shuffle=True, drop_last=True"),
         "has only 40 items, fewer than a batch",
     ),
-    (
-        "shuffle=on",
-        LOADED.replace("shuffle=True", "sampler=torch.utils.data.WeightedRandomSampler(torch.ones(40), 40)").replace(
-            "batch_size=20", "batch_size=20, shuffle=True"
-        ),
-        "its sampler (WeightedRandomSampler) decides the order",
-    ),
     ("limit-batches=3", BY_INDEX, "no DataLoader of the script gives more batches to the training"),
-    ("limit-batches=4", LOADED, "it has only 4 batches"),
     ("limit-data=0.5", BY_INDEX, "data that it indexes itself stays"),
-    ("limit-data=items:40", LOADED, "it has only 40 items"),
     (
         "one-batch",
         changed(BY_INDEX, ("nn.functional.cross_entropy(model(a), b)", "-model(a).log_softmax(1)[:, 0].mean()")),

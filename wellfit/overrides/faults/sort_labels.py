@@ -38,7 +38,6 @@ class SortLabels(Override):
     safe = False
     misfit = "no DataLoader shuffles items that end in a class number"
     rank = 20
-    conflicts = ("shuffle",)
 
     loaders: str = which()
 
