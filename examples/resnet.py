@@ -27,7 +27,7 @@ if "WELLFIT_DATA" in os.environ:
     y_train = torch.tensor(cifar["y_train"]).long()
     x_test = torch.tensor(cifar["x_test"]).permute(0, 3, 1, 2) / 255
     y_test = torch.tensor(cifar["y_test"]).long()
-    width, epochs, batch_size, shift = 8, 6, 100, 3
+    width, epochs, batch_size, shift = 8, 5, 100, 3
 else:
     try:
         from sklearn.datasets import load_digits
