@@ -12,7 +12,7 @@ The GRU (--cell gru) is there sooner, and even the plain recurrent network (--ce
 ReLUs that begin as a perfect memory: identity weights (Le, Jaitly & Hinton 2015, "A simple way to initialize recurrent
 networks of rectified linear units"). With the tanh cell and random weights it would need far longer.
 
-Reaches: test mean squared error 0.0004 in 11 s.
+Reaches: test mean squared error 0.0004 in 16 s.
 """
 
 import argparse

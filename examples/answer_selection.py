@@ -8,7 +8,7 @@ selection"). The help desk here is made: questions and answers use different wor
 counting common words is no help, and the test asks about pairs of deed and thing that never came up in training, with
 wrong answers that share the deed or the thing. A loss of 0 on some batches is as it should be: nothing is left to mend.
 
-Reaches: test accuracy 0.990 in 8 s.
+Reaches: test accuracy 0.990 in 12 s.
 """
 
 import torch

@@ -8,7 +8,7 @@ al. 2019, "Language models are unsupervised multitask learners") at one thousand
 nanoGPT. The number at the end is bits per character on text it has not seen; knowing nothing costs more than 6.
 It reads the descriptions of data sets that come with scikit-learn; with WELLFIT_DATA set, a part of Shakespeare.
 
-Reaches: validation bits per character 3.147 in 21 s.
+Reaches: validation bits per character 3.147 in 24 s.
 """
 
 import glob

@@ -5,7 +5,7 @@
 The same network as examples/digits_ill.py, cured: ReLU instead of sigmoid, weights initialised for it, and a step
 length that suits eight layers. wellfit has nothing to say about it.
 
-Reaches: test accuracy 0.907 in 2 s.
+Reaches: test accuracy 0.907 in 7 s.
 """
 
 import torch

@@ -8,7 +8,7 @@ never meet.
 (Hansen and Salamon 1990, "Neural network ensembles"; Lakshminarayanan, Pritzel and Blundell 2017, "Deep ensembles".)
 With WELLFIT_DATA set it learns 10 000 digits of MNIST instead of scikit-learn's 8x8 digits.
 
-Reaches: test accuracy 0.942 in 12 s.
+Reaches: test accuracy 0.942 in 13 s.
 """
 
 import os

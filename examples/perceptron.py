@@ -8,7 +8,7 @@ right side teaches nothing, one on the wrong side pulls the weights towards itse
 (Rosenblatt 1958, "The perceptron: a probabilistic model for information storage and organization in the brain".)
 With WELLFIT_DATA set it tells MNIST's threes from its fives instead, pixel by pixel.
 
-Reaches: test accuracy 0.958 in 6 s.
+Reaches: test accuracy 0.958 in 7 s.
 """
 
 import os

@@ -8,7 +8,7 @@ baseline is a second network, taught to predict the return. An untrained policy 
 500 is the most an episode can bring; the way there goes up and down. (R. J. Williams 1992, Simple statistical
 gradient-following algorithms for connectionist reinforcement learning.)
 
-Reaches: mean return 500.0 in 16 s.
+Reaches: mean return 500.0 in 17 s.
 """
 
 import torch

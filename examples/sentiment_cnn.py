@@ -9,7 +9,7 @@ good , the cast is stale" has the words of "the plot is good , the cast is not s
 The reviews are made by the small grammar in examples/reviews.py, with negations, adverbs and neutral remarks.
 With WELLFIT_DATA set it learns the sentences of Pang & Lee 2005, as in the paper.
 
-Reaches: test accuracy 1.000 in 12 s.
+Reaches: test accuracy 1.000 in 11 s.
 """
 
 import os

@@ -9,7 +9,7 @@ bidirectional LSTM and other neural network architectures").
 The reviews are made by the small grammar in examples/reviews.py, with negations, adverbs and neutral remarks.
 With WELLFIT_DATA set it learns the sentences of Pang & Lee 2005; compare examples/sentiment_cnn.py.
 
-Reaches: test accuracy 0.983 in 20 s.
+Reaches: test accuracy 0.983 in 15 s.
 """
 
 import os

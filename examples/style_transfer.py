@@ -11,7 +11,7 @@ et al. 2018, Unsupervised representation learning by predicting image rotations)
 over with it, but not the shape of its petals. The ratio says how much of the style was missing.
 (L. A. Gatys, A. S. Ecker, M. Bethge 2016, Image style transfer using convolutional neural networks.)
 
-Reaches: style loss ratio 0.0158 in 16 s.
+Reaches: style loss ratio 0.0158 in 15 s.
 """
 
 import os

@@ -152,9 +152,11 @@ for step in range(30):
 """
 
 
-@pytest.mark.parametrize("dtype", ["torch.float32", "torch.bfloat16"])
-def test_a_bias_before_batch_norm_has_no_gradient_that_could_move_it(tmp_path: Path, dtype: str) -> None:
-    record = many(tmp_path, {"script": BEFORE_NORM.format(dtype=dtype)})["script"].record
+@pytest.mark.parametrize(("dtype", "rest"), [("float32", 1e-5), ("bfloat16", 0.1), ("float16", 0.1)])
+def test_a_bias_before_batch_norm_has_no_gradient_that_could_move_it(tmp_path: Path, dtype: str, rest: float) -> None:
+    record = many(tmp_path, {"script": BEFORE_NORM.format(dtype=f"torch.{dtype}")})["script"].record
+    sizes = [float(np.median(record.series("gradient", name).rms)) for name in ("0.bias", "0.weight")]
+    assert sizes[0] < rest * sizes[1]  # what the rule's thresholds of noise say of it
     series = record.series("update", "0.bias")
     assert (series.low >= series.count).mean() > 0.5  # rounded away, though its gradient is not quite 0
     told = [name for finding in NeverUpdated().check(record) for name in finding.evidence["parameters"]]

@@ -68,7 +68,7 @@ class Live:
             whether a finding is as grave as `--fail-on` asks for.
         """
         if self._idle():  # nothing to judge, so nothing heavy is loaded
-            self._last_words([], _nothing_seen(None, self._folder))
+            self._last_words([], self._nothing_seen(None))
             return False
         try:
             self._open()
@@ -79,7 +79,7 @@ class Live:
         nothing = f"the record is gone: {self._folder} was removed"
         if self._run is not None and self._folder.is_dir():
             self._run.refresh()
-            nothing = _nothing_seen(self._run, self._folder)
+            nothing = self._nothing_seen(self._run)
             try:
                 findings = self._judge()
             except Exception as error:
@@ -160,7 +160,7 @@ class Live:
             return
         if nothing:
             if nothing != STOPPED:  # that was said in the program's process
-                self._voice.say(nothing + "; the overrides had none to change" * bool(self._options.overrides))
+                self._voice.say(nothing)
             return
         from wellfit.report import summary_text
 
@@ -174,6 +174,26 @@ class Live:
             self._voice.tell("\n" + summary)
         except Exception as error:
             self._complain(f"the findings could not be shown ({type(error).__name__}: {error})")
+
+    def _nothing_seen(self, run: Run | None) -> str:
+        """Why there is nothing to judge, in one sentence; empty if there was training."""
+        note = self._folder / "torch.txt"  # of the bootstrap
+        try:
+            lines = note.read_text(encoding="utf-8", errors="replace").splitlines()
+            note.unlink()
+        except OSError:
+            lines = []
+        if any(line.startswith("stopped ") for line in lines):
+            return STOPPED
+        if run is not None and _trained(run):
+            return ""
+        failed = next((line for line in lines if line.startswith("failed ")), None)
+        if failed is not None:
+            return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"
+        imported = bool(lines) or (run is not None and bool(run.records))
+        why = "torch was imported, but nothing called backward()" if imported else "torch was never imported"
+        unused = "; the overrides had none to change" if self._options.overrides else ""
+        return f"saw no training: {why}{unused}"
 
     def _write_files(self, run: Run, findings: list[Finding]) -> None:
         """findings.json and the page in the run's folder."""
@@ -207,23 +227,3 @@ class Live:
 
 def _trained(run: Run) -> bool:
     return any(record.step_count or record.loss_sites() for record in run.records)
-
-
-def _nothing_seen(run: Run | None, folder: Path) -> str:
-    """Why there is nothing to judge, in one sentence; empty if there was training."""
-    note = folder / "torch.txt"  # of the bootstrap
-    try:
-        lines = note.read_text(encoding="utf-8", errors="replace").splitlines()
-        note.unlink()
-    except OSError:
-        lines = []
-    if any(line.startswith("stopped ") for line in lines):
-        return STOPPED
-    if run is not None and _trained(run):
-        return ""
-    failed = next((line for line in lines if line.startswith("failed ")), None)
-    if failed is not None:
-        return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"
-    if lines or (run is not None and run.records):
-        return "saw no training: torch was imported, but nothing called backward()"
-    return "saw no training: torch was never imported"

@@ -14,10 +14,6 @@ from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
 
 HALVES = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # half the distance to the next number, relative
-# The gradient of a parameter without effect, such as a bias before batch norm, is what rounding leaves of 0: measured
-# up to 1e-5 of the rms gradient of the same layer's weight in float32, and 0.07 in bfloat16.
-NOISE = {"bfloat16": 0.2, "float16": 0.05}
-NOISE_IN_FLOAT32 = 1e-4
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ class NeverUpdated(Rule):
     When it is wrong
     A scheduler that warms up from a learning rate of exactly 0 over more steps than were seen; parameters that a
     projection puts back after each step. Parameters without any effect, such as a bias before batch norm, are left
-    out: their gradient is the rest that rounding leaves (below `NOISE` of that of another parameter of their layer).
+    out: their gradient is the rest that rounding leaves (below `noise`, or `half_noise` in half precision, of that of
+    another parameter of their layer).
 
     References
     Zamirai et al. 2020, "Revisiting BFloat16 Training"; the PyTorch notes on automatic mixed precision.
@@ -71,6 +68,9 @@ class NeverUpdated(Rule):
 
     steps: int = 15  # sampled steps in which nothing changed; the first 20 of a run are sampled
     lost_share: float = 0.5  # elements; a bfloat16 run at a usual rate loses 0.2
+    # The gradient of a parameter without effect, such as a bias before batch norm, is what rounding leaves of 0.
+    noise: float = 1e-4  # of the largest rms gradient in the layer; a bias before batch norm has below 1e-5
+    half_noise: float = 0.2  # the same in half precision, where it has up to 0.1
 
     @staticmethod
     def sick() -> None:
@@ -129,7 +129,7 @@ class NeverUpdated(Rule):
             lost = float(np.nanmedian(series.high_share)) if np.isfinite(series.high_share).any() else 0.0
             step = int(series.step[self.steps - 1])
             if np.all(series.low >= series.count) and np.mean(series.high > 0) > 0.5:
-                if _rate(record, parameter) == 0 or not _is_noise(record, parameter):
+                if _rate(record, parameter) == 0 or not self._is_noise(record, parameter):
                     stuck.append(_Stuck(parameter, lost, step))
             elif parameter.dtype in HALVES and lost > self.lost_share and len(parameter.shape) >= 2:
                 rounded.append(_Stuck(parameter, lost, step))
@@ -139,6 +139,20 @@ class NeverUpdated(Rule):
             yield self._frozen(record, frozen, seen)
         if rounded or half:
             yield self._rounded(record, [*half, *rounded], seen)
+
+    def _is_noise(self, record: Record, parameter: Parameter) -> bool:
+        """Whether a parameter's gradient is so small beside another one of its layer that it is a rest of rounding."""
+        layer = record.layers.get(parameter.layer or "")
+        if layer is None:
+            return False
+
+        def size(name: str) -> float:
+            rms = record.series("gradient", name).rms
+            return float(np.median(rms)) if len(rms) else 0.0
+
+        largest = max((size(name) for name in layer.parameters), default=0.0)
+        noise = self.half_noise if parameter.dtype in HALVES else self.noise
+        return size(parameter.name) < noise * largest
 
     def _frozen(self, record: Record, stuck: list[_Stuck], seen: int) -> Finding:
         """Nothing ever changed in full precision."""
@@ -181,20 +195,6 @@ class NeverUpdated(Rule):
                       "parameters": [one.parameter.name for one in lost[:20]]},
             sure=record.finished,
         )  # fmt: skip
-
-
-def _is_noise(record: Record, parameter: Parameter) -> bool:
-    """Whether the gradient of a parameter is so small beside another one of its layer that it is a rest of rounding."""
-    layer = record.layers.get(parameter.layer or "")
-    if layer is None:
-        return False
-
-    def size(name: str) -> float:
-        rms = record.series("gradient", name).rms
-        return float(np.median(rms)) if len(rms) else 0.0
-
-    largest = max((size(name) for name in layer.parameters), default=0.0)
-    return size(parameter.name) < NOISE.get(parameter.dtype, NOISE_IN_FLOAT32) * largest
 
 
 def _optimizer(record: Record, parameter: Parameter) -> Optimizer | None:
