@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from wellfit.probe.device import Device
+from wellfit.probe.internals import gate_row, norm_row
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, user_frame
+from wellfit.probe.samples import Samples
 from wellfit.probe.statistics import NAN, Meter, Row
 
 SILENT_BATCHES = 20  # a unit is silent when it gave nothing for this many sampled batches (docs/record.md)
@@ -61,6 +63,7 @@ class Activations:
         self.device = device
         self.step = step
         self.spend = spend
+        self.samples = Samples()
         self.owner: int | None = None
         self.stack: list[nn.Module] = []
         self.modes: dict[str, bool] = {}
@@ -127,7 +130,7 @@ class Activations:
         layer = self.layers.get(module)
         if layer is not None:
             if layer.order < 0:
-                self.layers.first_call(layer)
+                self.layers.first_call(layer, _first_tensor(args), _first_tensor(output))
                 self.dirty = True
             if torch.is_grad_enabled():
                 layer.called += 1
@@ -152,12 +155,21 @@ class Activations:
         row = self._row(layer, tensor, first)
         if first:
             self.emit("activation", layer.name, row)
+            self._inside(module, layer, args, tensor)
         if not math.isfinite(row[3]):
             self._not_finite(layer, module, row[3], args)
         if first and tensor.requires_grad and layer.kind in _GRADIENTS:
             tensor.register_hook(lambda gradient, layer=layer: self._gradient(layer, gradient))  # type: ignore[no-untyped-call]
             if layer.kind == "recurrent" and isinstance(module, nn.RNNBase):
                 self._time_hook(module, layer, args, tensor)
+
+    def _inside(self, module: nn.Module, layer: Layer, args: Any, output: torch.Tensor) -> None:
+        """What the output does not show."""
+        given = _first_tensor(args)
+        if layer.kind == "norm" and (row := norm_row(module, given, self.meter)) is not None:
+            self.emit("norm", layer.name, row)
+        elif isinstance(module, nn.LSTM) and (gates := gate_row(module, given, output)) is not None:
+            self.emit("gates", layer.name, gates)
 
     def _not_finite(self, layer: Layer, module: nn.Module, amax: float, args: Any) -> None:
         if self.on_non_finite is None:
@@ -200,6 +212,7 @@ class Activations:
         return (count, mean, rms, amax, flat, saturated, silent, variation)
 
     def _inputs(self, layer: Layer, args: Any) -> None:
+        self.samples.trained(layer.root, _first_tensor(args))
         for index, tensor in enumerate(args if isinstance(args, tuple) else ()):
             if not isinstance(tensor, torch.Tensor) or not self.meter.takes(tensor):
                 continue

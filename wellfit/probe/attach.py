@@ -81,6 +81,7 @@ class Attachment:
         self._patch_modes()
         self._patch_losses()
         self._patch_scaler()
+        self.observer.clipping.patch(self._patches, self.fence)
         compiled = self.fence.guard(self.observer.compile_called)
 
         def with_compile(original: Any) -> Any:
@@ -129,7 +130,9 @@ class Attachment:
 
         def scheduler(made: Any) -> None:
             held = observer.optimizers.held(made.optimizer) if hasattr(made, "optimizer") else None
+            settings = {key: value for key, value in vars(made).items() if isinstance(value, (bool, int, float))}
             fields: dict[str, Any] = {"class": type(made).__name__, "location": location(user_place())}
+            fields["settings"] = {key: value for key, value in settings.items() if not key.startswith("_")}
             observer.ledger.declare("scheduler", **fields, optimizer=held and held.id)
 
         loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()

@@ -63,11 +63,12 @@ class Backwards:
         self._layer_said = False
         self._waiting: list[tuple[LateRow, torch.Tensor, Any]] = []
 
-    def site(self, frame: FrameType) -> int:
+    def site(self, frame: FrameType, retained: bool) -> int:
         """The id of the place that calls backward.
 
         Args:
             frame: what called `torch.autograd.backward`.
+            retained: the graph shall be kept; said of a place as it was at first.
         """
         direct = frame.f_code is not _TENSOR_BACKWARD
         if not direct and frame.f_back is not None:
@@ -80,7 +81,7 @@ class Backwards:
         if site is None:
             site = self._sites[place] = len(self._sites)
             where = user_place(2)
-            self.declare({"type": "backward", "id": site, "location": location(where)})
+            self.declare({"type": "backward", "id": site, "location": location(where), "retain_graph": retained})
         if not direct and is_user_file(frame.f_code.co_filename):  # in a library one instruction serves many places
             self.quick[key] = (site, frame.f_code)
             self.now.site, self.now.site_code, self.now.site_at = site, frame.f_code, frame.f_lasti

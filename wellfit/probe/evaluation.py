@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from wellfit.probe.layers import Layers
 from wellfit.probe.locate import location, user_frame, user_place
+from wellfit.probe.samples import Samples
 from wellfit.probe.statistics import shape_of
 
 CALLS = 3  # forward calls of root modules looked at in one evaluation
@@ -27,10 +28,18 @@ class Evaluations:
         layers: gives names.
         declare: writes an event.
         guard: puts the fence around a function.
+        samples: told of what models are given.
     """
 
-    def __init__(self, layers: Layers, declare: Callable[[dict[str, Any]], None], guard: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        layers: Layers,
+        declare: Callable[[dict[str, Any]], None],
+        guard: Callable[[Any], Any],
+        samples: Samples,
+    ) -> None:
         self.layers = layers
+        self.samples = samples
         self.declare = declare
         self.open = False
         self.forbidden = False
@@ -119,6 +128,7 @@ class Evaluations:
         if self._depth or torch.is_grad_enabled():
             return
         first = args[0] if isinstance(args, tuple) and args and isinstance(args[0], torch.Tensor) else None
+        self.samples.evaluated(layer.root, first)
         self.declare(
             {
                 "type": "event", "event": "evaluation", "step": self.step,

@@ -54,7 +54,8 @@ def backward_event(observer: Observer, fence: Fence) -> Callable[[Any], Any]:
                     return original(tensors, *args, **kwargs)
                 try:
                     frame, before = get_frame(1), observer.before_backward
-                    out_of_sight(before)(tensors, frame) if observed() else before(tensors, frame)
+                    retained = bool(kwargs.get("retain_graph", args[1] if len(args) > 1 else None))
+                    out_of_sight(before)(tensors, frame, retained) if observed() else before(tensors, frame, retained)
                 except Exception as error:
                     fence.fault(error)
             now.in_backward = True

@@ -41,6 +41,7 @@ ROW_STEP = ord("S")
 ROW_HYPER = ord("H")
 ROW_EVALUATION = ord("E")
 ROW_LOSS = ord("L")
+ROW_CLIP = ord("C")
 
 
 class Header(NamedTuple):

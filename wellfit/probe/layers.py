@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from wellfit.probe.locate import Place, location, user_frame, variable_name
+from wellfit.probe.statistics import shape_of
 
 _ACTIVATIONS = {
     "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "RReLU": "rrelu", "ELU": "elu",
@@ -61,8 +62,8 @@ def kind_of(module: nn.Module) -> str:
 class Layer:
     """What the probe knows of one module."""
 
-    __slots__ = ("activation", "activation_place", "ages", "called", "kind", "name", "order", "reference", "registered",
-                 "root", "saturates", "unit_axis")  # fmt: skip
+    __slots__ = ("activation", "activation_place", "ages", "called", "input_shape", "kind", "name", "order",
+                 "output_dtype", "reference", "registered", "root", "saturates", "unit_axis")  # fmt: skip
 
     def __init__(self, module: nn.Module, name: str, root: str, registered: bool) -> None:
         self.reference = weakref.ref(module)
@@ -77,6 +78,8 @@ class Layer:
         self.activation_place: Place | None = None
         self.unit_axis = 1 if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)) else -1
         self.ages: Any = None
+        self.input_shape: list[int] | None = None  # of the first call
+        self.output_dtype: str | None = None
 
 
 class Layers:
@@ -194,10 +197,14 @@ class Layers:
                 return self._layers.get(id(module))
         return None
 
-    def first_call(self, layer: Layer) -> None:
-        """Number the layers in the order of their first call."""
+    def first_call(self, layer: Layer, given: Any, output: Any) -> None:
+        """Number the layers in the order of their first call, and note what that was given and gave."""
         layer.order = self._calls
         self._calls += 1
+        if isinstance(given, torch.Tensor):
+            layer.input_shape = shape_of(given)
+        if isinstance(output, torch.Tensor):
+            layer.output_dtype = str(output.dtype).removeprefix("torch.")
 
     def name_of(self, module: nn.Module) -> str:
         """The name of a module, or of its class while it has none."""
@@ -233,6 +240,7 @@ class Layers:
             "location": location(self.place(module)), "root": layer.root, "order": layer.order,
             "parameters": [names[0] for names in known if names is not None], "attributes": attributes,
             "activation": layer.activation, "activation_location": location(applied), "registered": layer.registered,
+            "input_shape": layer.input_shape, "output_dtype": layer.output_dtype,
         }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from wellfit.probe.labels import Labels
 from wellfit.probe.locate import Place, cached_place, location
 from wellfit.probe.statistics import NAN, Meter, Row, shape_of
 
@@ -39,6 +40,7 @@ class Losses:
         self.declare = declare
         self._ids: dict[tuple[str, Place | None, bool], int] = {}
         self._measured: set[int] = set()
+        self._labels = Labels()
 
     def begin(self) -> None:
         """A watched step begins."""
@@ -72,7 +74,7 @@ class Losses:
             }
         )  # fmt: skip
 
-    def measure(self, number: int, args: Any, kwargs: Any) -> None:
+    def measure(self, number: int, function: str, args: Any, kwargs: Any) -> None:
         """Statistics of prediction and target, once a step and loss."""
         if number in self._measured:
             return
@@ -91,6 +93,9 @@ class Losses:
             row = self._target(target.detach())
             if row is not None:
                 self.emit("target", str(number), row)
+            labels = self._labels.row(number, function, target.detach(), kwargs.get("ignore_index"))
+            if labels is not None:
+                self.emit("labels", str(number), labels)
 
     def _output(self, prediction: torch.Tensor) -> Row:
         count, mean, rms, amax, _, _ = self.meter.summary(prediction, 0, 0.0, math.inf)

@@ -19,6 +19,7 @@ import torch
 from wellfit.probe import process
 from wellfit.probe.activations import Activations
 from wellfit.probe.backwards import Backwards
+from wellfit.probe.clipping import Clipping
 from wellfit.probe.device import Device
 from wellfit.probe.evaluation import Evaluations
 from wellfit.probe.fence import Fence, say
@@ -78,8 +79,9 @@ class Observer:
         self.weights = Weights(self.layers, self.meter, self.emit, self.device, declare)
         self.device.on_non_finite = self.backwards.late_not_finite
         self.weights.on_non_finite = self.backwards.gradient_not_finite
+        self.clipping = Clipping(self.now, declare, self.writer.row)
         self.losses = Losses(self.meter, self.emit, declare)
-        self.evaluations = Evaluations(self.layers, declare, fence.guard)
+        self.evaluations = Evaluations(self.layers, declare, fence.guard, self.activations.samples)
         self.watching = True
         self.trained = False  # a backward call was seen: this process is worth a record
         self.ended = False
@@ -99,12 +101,13 @@ class Observer:
 
     # Backward ---------------------------------------------------------------------------------------------------------
 
-    def before_backward(self, tensors: Any, frame: FrameType) -> None:
+    def before_backward(self, tensors: Any, frame: FrameType, retained: bool = False) -> None:
         """A backward call of the training's own begins (not one inside another, or of a thread).
 
         Args:
             tensors: what it was given, the loss as a rule.
             frame: what called `torch.autograd.backward`.
+            retained: the graph shall be kept.
         """
         now = self.now
         at = perf_counter() - self.started
@@ -115,7 +118,7 @@ class Observer:
         if now.in_step:
             self._closures = True
         backwards = self.backwards
-        site = backwards.site(frame)
+        site = backwards.site(frame, retained)
         row = (_B, now.in_step, site, now.step, at)
         value = backwards.value(loss, row)
         if value is not None:
@@ -412,7 +415,7 @@ class Observer:
         now = perf_counter() - self.started
         if training:
             self.writer.row(_L, 0, number, self.now.step, value, now)
-            self.losses.measure(number, args, kwargs)
+            self.losses.measure(number, function, args, kwargs)
             self._timed += thread_time() - begin
         elif scalar:
             self.writer.row(_E, not self._evaluating, number, self.now.step, value, now)
@@ -500,6 +503,8 @@ class Observer:
         for module, layer in self.layers.all():
             self.writer.declare(self.layers.declaration(module, layer))
         self.weights.declare_parameters(self.optimizers)
+        for declaration in self.activations.samples.declarations():
+            self.writer.declare(declaration)
         self.governor.start_up += thread_time() - begin
 
     def say_cost(self) -> None:

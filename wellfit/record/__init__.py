@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from wellfit.record.curves import Curve, Series
     from wellfit.record.declared import (
         BackwardSite,
+        Clip,
         Hyper,
         Initial,
         Layer,
         Loader,
         Loss,
         Optimizer,
+        Overridden,
         Parameter,
+        Samples,
         Scheduler,
     )
     from wellfit.record.fields import location_of
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackwardSite",
+    "Clip",
     "Curve",
     "Cut",
     "Graph",
@@ -42,6 +46,7 @@ __all__ = [
     "Parameter",
     "Record",
     "Run",
+    "Samples",
     "Scheduler",
     "Series",
     "location_of",
@@ -51,8 +56,8 @@ __all__ = [
 _HOMES = {
     "curves": ("Curve", "Series"),
     "declared": (
-        "BackwardSite", "Hyper", "Initial", "Layer", "Loader", "Loss", "Optimizer", "Overridden", "Parameter",
-        "Scheduler",
+        "BackwardSite", "Clip", "Hyper", "Initial", "Layer", "Loader", "Loss", "Optimizer", "Overridden", "Parameter",
+        "Samples", "Scheduler",
     ),
     "fields": ("location_of",),
     "graph": ("Cut", "Graph", "Node"),

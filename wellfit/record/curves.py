@@ -86,6 +86,14 @@ def mean_by_step(step: Steps, value: Floats, time: Floats | None = None) -> Curv
     return Curve(step[starts], mean, None if time is None else time[starts + counts - 1])
 
 
+COLUMNS = {
+    "labels": ("count", "entropy", "pool_entropy", "most", "least", "classes", "ignored", "batch_most"),
+    "norm": ("elements", "gap", "largest_gap", "spread", "largest_spread"),
+    "gates": ("count", "input", "forget", "output", "input_shut", "forget_shut", "output_shut", "forget_open"),
+}
+"""Of series whose eight numbers are not count, mean, rms, amax and so on."""
+
+
 @dataclass(frozen=True)
 class Series:
     """The statistics of one subject at the sampled steps; steps that are missing are simply absent.
@@ -104,6 +112,17 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    def __getitem__(self, name: str) -> Floats:
+        """A column of a series whose numbers have names of their own (`COLUMNS`), float64 (n,).
+
+        Raises:
+            KeyError: series of this kind have no such column.
+        """
+        names = COLUMNS.get(self.what, ())
+        if name not in names:
+            raise KeyError(f"{self.what} has no column {name}; it has {', '.join(names) or 'the common ones only'}")
+        return self.data[:, names.index(name)].astype(np.float64)
 
     @property
     def count(self) -> Floats:

@@ -8,6 +8,7 @@ from typing import Any
 
 from wellfit.record.declared import (
     BackwardSite,
+    Clip,
     Hyper,
     Layer,
     Loader,
@@ -15,6 +16,7 @@ from wellfit.record.declared import (
     Optimizer,
     Overridden,
     Parameter,
+    Samples,
     Scheduler,
 )
 from wellfit.record.events import complete_cost, complete_event, complete_unseen
@@ -41,6 +43,8 @@ class Declarations:
         self.losses: dict[int, Loss] = {}
         self.backward_sites: dict[int, BackwardSite] = {}
         self.overrides: dict[int, Overridden] = {}
+        self.clips: dict[int, Clip] = {}
+        self.samples: dict[str, Samples] = {}
         self.patterns: dict[int, tuple[str, ...]] = {}
         self.graphs: list[Graph] = []
         self.events: list[dict[str, Any]] = []
@@ -59,6 +63,8 @@ class Declarations:
             "loss": self._take_loss,
             "backward": self._take_backward,
             "override": self._take_override,
+            "clip": self._take_clip,
+            "samples": self._take_samples,
             "pattern": self._take_pattern,
             "graph": lambda fields: self.graphs.append(Graph.parse(fields)),
             "event": lambda fields: self.events.append(complete_event(fields.object)),
@@ -144,6 +150,14 @@ class Declarations:
     def _take_override(self, fields: Fields) -> None:
         override = Overridden.parse(fields)
         self.overrides[override.id] = override
+
+    def _take_clip(self, fields: Fields) -> None:
+        clip = Clip.parse(fields)
+        self.clips[clip.id] = clip
+
+    def _take_samples(self, fields: Fields) -> None:
+        samples = Samples.parse(fields)
+        self.samples[samples.root] = samples
 
     def _take_pattern(self, fields: Fields) -> None:
         fields.need("id")

@@ -10,6 +10,7 @@ from wellfit.record.fields import Fields, Malformed
 
 __all__ = [
     "BackwardSite",
+    "Clip",
     "Hyper",
     "Initial",
     "Layer",
@@ -18,6 +19,7 @@ __all__ = [
     "Optimizer",
     "Overridden",
     "Parameter",
+    "Samples",
     "Scheduler",
 ]
 
@@ -37,6 +39,8 @@ class Layer:
     activation: str | None = None
     activation_location: Location | None = None
     registered: bool = True
+    input_shape: tuple[int, ...] | None = None
+    output_dtype: str | None = None
 
     @property
     def is_root(self) -> bool:
@@ -59,6 +63,8 @@ class Layer:
             activation=fields.text_or_none("activation"),
             activation_location=fields.location("activation_location"),
             registered=fields.flag("registered", True),
+            input_shape=fields.wholes("input_shape") if fields.object.get("input_shape") is not None else None,
+            output_dtype=fields.text_or_none("output_dtype"),
         )
 
 
@@ -153,18 +159,19 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A learning rate scheduler and the id of its optimizer."""
+    """A learning rate scheduler, the id of its optimizer, and its settings that are numbers (`T_max`)."""
 
     id: int
     class_name: str = ""
     location: Location | None = None
     optimizer: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, fields: Fields) -> Scheduler:
         fields.need("id")
         optimizer = fields.whole_or_none("optimizer")
-        return cls(fields.whole("id"), fields.text("class"), fields.location(), optimizer)
+        return cls(fields.whole("id"), fields.text("class"), fields.location(), optimizer, fields.table("settings"))
 
 
 @dataclass(frozen=True)
@@ -260,12 +267,47 @@ class Overridden:
 
 @dataclass(frozen=True)
 class BackwardSite:
-    """A place of the user's program that calls backward."""
+    """A place of the user's program that calls backward; whether it kept the graph at its first call."""
 
     id: int
     location: Location | None = None
+    retain_graph: bool = False
 
     @classmethod
     def parse(cls, fields: Fields) -> BackwardSite:
         fields.need("id")
-        return cls(fields.whole("id"), fields.location())
+        return cls(fields.whole("id"), fields.location(), fields.flag("retain_graph"))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A place of the user's program that clips gradients; `function` as torch calls it."""
+
+    id: int
+    function: str = ""
+    location: Location | None = None
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Clip:
+        fields.need("id")
+        return cls(fields.whole("id"), fields.text("function"), fields.location())
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many samples of a model's training and evaluation were looked at (unequal ones), and how many are in both.
+
+    `trained_calls` counts those of training with their repeats.
+    """
+
+    root: str
+    trained: int = 0
+    evaluated: int = 0
+    trained_calls: int = 0
+    shared: int = 0
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Samples:
+        fields.need("root")
+        names = ("trained", "evaluated", "trained_calls", "shared")
+        return cls(fields.text("root"), *(fields.whole(name) for name in names))

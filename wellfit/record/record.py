@@ -12,7 +12,18 @@ from wellfit.probe import frames
 from wellfit.record.columns import Columns
 from wellfit.record.curves import Curve, Series, Steps, mean_by_step
 from wellfit.record.declarations import Declarations
-from wellfit.record.declared import BackwardSite, Layer, Loader, Loss, Optimizer, Overridden, Parameter, Scheduler
+from wellfit.record.declared import (
+    BackwardSite,
+    Clip,
+    Layer,
+    Loader,
+    Loss,
+    Optimizer,
+    Overridden,
+    Parameter,
+    Samples,
+    Scheduler,
+)
 from wellfit.record.graph import Graph
 from wellfit.record.rows import Rows, RowTable
 from wellfit.record.segment import Segment
@@ -101,6 +112,16 @@ class Record:
     def overrides(self) -> dict[int, Overridden]:
         """What was changed of the run without touching its script; empty for a plain run."""
         return self._declared.overrides
+
+    @property
+    def clips(self) -> dict[int, Clip]:
+        """The places that clip gradients."""
+        return self._declared.clips
+
+    @property
+    def samples(self) -> dict[str, Samples]:
+        """What is known of the samples that each model was trained and evaluated on, by name of the model."""
+        return self._declared.samples
 
     @property
     def backward_sites(self) -> dict[int, BackwardSite]:
@@ -197,6 +218,13 @@ class Record:
                 rows = rows[(rows["a"] == hyper.optimizer) & (rows["b"] == hyper.id)]
                 return Curve(rows["step"].astype(np.int64), rows["x"].astype(np.float64))
         return mean_by_step(np.empty(0, np.int64), np.empty(0))
+
+    def clipping(self, clip: int) -> tuple[Curve, Curve]:
+        """The norms of the gradient that a place clipped (NaN where not known), and its limits; of watched steps."""
+        rows = self._rows.of(frames.ROW_CLIP)
+        rows = rows[rows["b"] == clip]
+        step = rows["step"].astype(np.int64)
+        return Curve(step, rows["x"].astype(np.float64)), Curve(step, rows["y"].astype(np.float64))
 
     def evaluated_losses(self) -> list[int]:
         """The ids of the losses that were computed without gradient, the one with most passes first."""
