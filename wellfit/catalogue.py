@@ -14,7 +14,10 @@ from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
 from wellfit.rule import Rule
 
-FAMILIES = ("data", "initialisation", "forward", "backward", "update", "curve")
+FAMILIES = (
+    "data", "initialisation", "forward", "normalisation", "recurrent", "backward", "update", "numerics", "distributed",
+    "curve",
+)  # fmt: skip
 _FOLDER = Path(__file__).parent / "rules"
 _PACKAGE = "wellfit.rules"
 _GROUP = "wellfit.rules"

@@ -60,6 +60,15 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
             except Exception as error:
                 off.add(rule.name)
                 problems.append(_failure(rule, record, error))
+    ranks = sorted((record for record in run.records if record.step_count), key=lambda record: record.rank)
+    for rule in rules if len({record.rank for record in ranks}) > 1 else ():
+        if rule.name in off:
+            continue
+        try:
+            found += [(_checked(finding), ranks[0].rank) for finding in rule.check_together(ranks)]
+        except Exception as error:
+            off.add(rule.name)
+            problems.append(_failure(rule, ranks[0], error))
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
     comments = _Comments()
     ignored = [finding for finding, _ in found if comments.silence(finding)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wellfit.finding import Finding, Fix, Location, Severity
@@ -10,7 +10,10 @@ from wellfit.finding import Finding, Fix, Location, Severity
 if TYPE_CHECKING:
     from wellfit.record import Record
 
-Family = Literal["data", "initialisation", "forward", "backward", "update", "curve"]
+Family = Literal[
+    "data", "initialisation", "forward", "normalisation", "recurrent", "backward", "update", "numerics", "distributed",
+    "curve",
+]  # fmt: skip
 
 
 class Rule:
@@ -42,6 +45,17 @@ class Rule:
             findings, most important first; none if all is well or too little was seen.
         """
         raise NotImplementedError
+
+    def check_together(self, records: Sequence[Record]) -> Iterator[Finding]:
+        """Judge what only shows between processes: called once a look, with the records of all ranks.
+
+        Args:
+            records: of the processes that trained, by rank; two or more.
+
+        Returns:
+            findings, as `check`.
+        """
+        return iter(())
 
     def finding(
         self,
