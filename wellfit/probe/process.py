@@ -26,10 +26,20 @@ def rank_and_pid() -> tuple[int, int]:
 
 
 def _rank() -> int:
+    distributed = _distributed()
+    return int(distributed.get_rank()) if distributed is not None else max(0, _number("RANK", 0))
+
+
+def _world_size() -> int:
+    distributed = _distributed()
+    return int(distributed.get_world_size()) if distributed is not None else max(1, _number("WORLD_SIZE", 1))
+
+
+def _distributed() -> Any:
+    """torch.distributed, if the program has initialised it."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank())
-    return max(0, _number("RANK", 0))
+    ready = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if ready else None
 
 
 def describe(native: bool) -> dict[str, Any]:
@@ -37,7 +47,7 @@ def describe(native: bool) -> dict[str, Any]:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     return {
-        "type": "process", "rank": _rank(), "world_size": max(1, _number("WORLD_SIZE", 1)), "pid": os.getpid(),
+        "type": "process", "rank": _rank(), "world_size": _world_size(), "pid": os.getpid(),
         "argv": list(getattr(sys, "argv", [])), "main_file": os.path.abspath(file) if isinstance(file, str) else None,
         "python": platform.python_version(), "torch": torch.__version__,
         "device": _device(), "threads": torch.get_num_threads(),

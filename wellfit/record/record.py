@@ -41,7 +41,7 @@ class Record:
 
     def __init__(self, prefix: str, rank: int, pid: int) -> None:
         self.prefix = prefix
-        self.rank = rank
+        self._first_rank = rank
         self.pid = pid
         self.finished = False
         self._segments: list[Segment] = []
@@ -80,7 +80,13 @@ class Record:
     @property
     def process(self) -> dict[str, Any]:
         """The declaration of the process; at least `rank`, `world_size` and `pid`."""
-        return {"rank": self.rank, "world_size": 1, "pid": self.pid, **self._declared.process}
+        return {"rank": self._first_rank, "world_size": 1, "pid": self.pid, **self._declared.process}
+
+    @property
+    def rank(self) -> int:
+        """Of the process among those that train together; files are named before a program may have said it."""
+        rank = self._declared.process.get("rank", self._first_rank)
+        return rank if isinstance(rank, int) else self._first_rank
 
     @property
     def layers(self) -> dict[str, Layer]:
