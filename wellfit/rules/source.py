@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from wellfit.finding import Location
 from wellfit.record import Record
@@ -14,6 +15,8 @@ _LIMIT = 1_000_000  # bytes: a longer file was not written by hand
 _DEPTH = 8  # names followed from the call of the model to where its data are made
 _HOLDERS = {"DataLoader", "TensorDataset", "enumerate", "zip", "tqdm", "iter", "next", "Subset", "trange"}
 _MOVES = {"to", "cuda", "cpu", "float", "double", "half", "view", "reshape", "unsqueeze", "squeeze", "contiguous"}
+
+Node = TypeVar("Node", bound=ast.expr | ast.stmt)
 
 
 class Source:
@@ -48,6 +51,13 @@ class Source:
     def line(self, number: int) -> str:
         """The text of a line, empty if there is none."""
         return self.lines[number - 1] if 1 <= number <= len(self.lines) else ""
+
+    def nodes(self, kind: type[Node], line: int | None = None) -> list[Node]:
+        """Nodes of a kind, all or those that a line is a part of."""
+        found = [node for node in ast.walk(self._tree) if isinstance(node, kind)]
+        if line is None:
+            return found
+        return [node for node in found if node.lineno <= line <= (node.end_lineno or node.lineno)]
 
     def calls(self, names: Iterable[str]) -> Iterator[ast.Call]:
         """Calls of functions or methods of these names, in the order of the file."""

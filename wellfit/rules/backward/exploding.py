@@ -48,7 +48,15 @@ class Exploding(Rule):
     family = "backward"
     summary = "the gradient grows on its way back or from step to step"
     reads = ("activation_gradient.rms", "gradient.rms", "time_profile", "loss")
-    consequences = ("diverged", "non-finite-forward", "non-finite-grad", "plateau", "output-collapse")
+    consequences = (
+        "diverged",
+        "non-finite-forward",
+        "non-finite-grad",
+        "plateau",
+        "output-collapse",
+        "scaler-thrash",
+        "overflow-near",
+    )
     fixes = (
         Fix("Clip the norm of the gradient", safe=True),
         Fix("Divide the learning rate by 10", safe=True),

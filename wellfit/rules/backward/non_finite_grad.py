@@ -55,7 +55,7 @@ class NonFiniteGrad(Rule):
     family = "backward"
     summary = "gradients became NaN or infinite though the loss was finite"
     reads = ("event.non-finite", "gradient.amax", "parameter.amax", "loss")
-    consequences = ("non-finite-forward", "diverged", "plateau", "never-updated", "zero-grad-param")
+    consequences = ("non-finite-forward", "diverged", "plateau", "never-updated", "zero-grad-param", "scaler-thrash")
     fixes = (
         Fix("Skip steps whose gradient is not finite", safe=True),
         Fix("Add a small number under the root or to the divisor"),

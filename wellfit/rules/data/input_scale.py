@@ -59,6 +59,8 @@ class InputScale(Rule):
         "vanishing",
         "output-collapse",
         "zero-grad-param",
+        "scaler-thrash",
+        "overflow-near",
     )
     fixes = (Fix("Standardise the inputs"),)
 

@@ -67,6 +67,7 @@ class LabelRange(Rule):
         "dead-units",
         "overfit",
         "zero-grad-param",
+        "overflow-near",
     )
     fixes = (Fix("Encode the labels as the loss expects them, or scale the targets"),)
 

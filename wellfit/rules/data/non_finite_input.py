@@ -54,6 +54,7 @@ class NonFiniteInput(Rule):
         "label-range",
         "exploding",
         "zero-grad-param",
+        "scaler-thrash",
     )
     fixes = (Fix("Drop or impute the rows with missing values"),)
 

@@ -56,7 +56,7 @@ class NonFiniteForward(Rule):
     family = "forward"
     summary = "an operation of the forward pass made the first NaN or infinity"
     reads = ("event.non-finite", "loss")
-    consequences = ("non-finite-grad", "diverged", "plateau", "zero-grad-param", "never-updated")
+    consequences = ("non-finite-grad", "diverged", "plateau", "zero-grad-param", "never-updated", "scaler-thrash")
     fixes = (
         Fix("Skip steps whose loss is not finite", safe=True),
         Fix("Clamp the input of the operation that is named"),

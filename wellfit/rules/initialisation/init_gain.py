@@ -65,6 +65,7 @@ class InitGain(Rule):
         "output-collapse",
         "zero-grad-param",
         "diverged",
+        "overflow-near",
     )
     fixes = (Fix("Initialise by Kaiming or Xavier"),)
 

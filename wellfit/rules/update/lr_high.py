@@ -64,6 +64,8 @@ class LrHigh(Rule):
         "init-gain",
         "never-updated",
         "lr-low",
+        "scaler-thrash",
+        "overflow-near",
     )
     fixes = (
         Fix("Divide the learning rate by 10", safe=True),

@@ -8,20 +8,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
-
-HALVES = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # half the distance to the next number, relative
+from wellfit.rules.precision import HALF_STEP
 
 
 @dataclass(frozen=True)
 class _Stuck:
-    """A parameter and the share of its sampled elements that kept their value though their gradient is not 0."""
+    """A parameter that kept its value, and the step at which that was seen often enough."""
 
     parameter: Parameter
-    share: float
     step: int
 
 
@@ -29,30 +26,28 @@ class NeverUpdated(Rule):
     """The optimizer steps, the gradient is not zero, and the parameter does not change.
 
     What it checks
-    Up to 4096 elements of each parameter before and after a step. Ill is a parameter of which none changed in any of at
-    least `steps` sampled steps while some of their gradients were not 0; or one in half precision of which more than
-    `lost_share` did not change although their gradient is not 0 (median over the sampled steps).
+    Up to 1024 elements of each parameter before and after a step. Ill is a parameter of which none changed in any of at
+    least `steps` sampled steps while some of their gradients were not 0. Half precision that rounds steps away is
+    another illness (update-lost).
 
     Why it hurts
-    The parameter keeps its initial value, or most of what it should learn is rounded away: adding less than half of
-    the distance to the next number leaves a number as it is, and bfloat16 has only 8 bits for that.
+    The parameter keeps its initial value: what the layer could learn is not learned.
 
     Cure
-    Where the learning rate is 0: look at the parameter group and the scheduler. In half precision: keep the parameters
-    in float32 and compute under `torch.autocast`, or use an optimizer with float32 master weights or stochastic
-    rounding. Otherwise look at what the optimizer was given.
+    Where the learning rate is 0: look at the parameter group and the scheduler. Otherwise look at what the optimizer
+    was given, and whether something puts the parameter back after each step.
 
     Fix safety
-    Float32 parameters with autocast mean the same and are safe, at twice the memory for the weights.
+    A learning rate above 0 is what an optimizer is for; where the parameter should stay as it is, say so with
+    `requires_grad` set to False.
 
     When it is wrong
     A scheduler that warms up from a learning rate of exactly 0 over more steps than were seen; parameters that a
     projection puts back after each step. Parameters without any effect, such as a bias before batch norm, are left
-    out: their gradient is the rest that rounding leaves (below `noise`, or `half_noise` in half precision, of that of
-    another parameter of their layer).
+    out: their gradient is the rest that rounding leaves (below `noise` of that of another parameter of their layer).
 
     References
-    Zamirai et al. 2020, "Revisiting BFloat16 Training"; the PyTorch notes on automatic mixed precision.
+    PyTorch documentation, torch.optim, per-parameter options; TrainCheck (2025).
     """
 
     code = "UPD503"
@@ -61,16 +56,11 @@ class NeverUpdated(Rule):
     summary = "parameters have a gradient but do not change"
     reads = ("update.low", "update.high", "loss")
     consequences = ("plateau", "lr-low")
-    fixes = (
-        Fix("Keep the parameters in float32 and compute under autocast"),
-        Fix("Give the parameters a learning rate above 0", safe=True),
-    )
+    fixes = (Fix("Give the parameters a learning rate above 0", safe=True),)
 
     steps: int = 15  # sampled steps in which nothing changed; the first 20 of a run are sampled
-    lost_share: float = 0.5  # elements; a bfloat16 run at a usual rate loses 0.2
     # The gradient of a parameter without effect, such as a bias before batch norm, is what rounding leaves of 0.
     noise: float = 1e-4  # of the largest rms gradient in the layer; a bias before batch norm has below 1e-5
-    half_noise: float = 0.2  # the same in half precision, where it has up to 0.1
 
     @staticmethod
     def sick() -> None:
@@ -116,7 +106,6 @@ class NeverUpdated(Rule):
 
     def check(self, record: Record) -> Iterator[Finding]:
         stuck: list[_Stuck] = []
-        rounded: list[_Stuck] = []
         seen = 0
         for name in record.subjects("update"):
             parameter = record.parameters.get(name)
@@ -126,19 +115,13 @@ class NeverUpdated(Rule):
             if len(series) < self.steps:
                 continue
             seen += 1
-            lost = float(np.nanmedian(series.high_share)) if np.isfinite(series.high_share).any() else 0.0
-            step = int(series.step[self.steps - 1])
-            if np.all(series.low >= series.count) and np.mean(series.high > 0) > 0.5:
-                if _rate(record, parameter) == 0 or not self._is_noise(record, parameter):
-                    stuck.append(_Stuck(parameter, lost, step))
-            elif parameter.dtype in HALVES and lost > self.lost_share and len(parameter.shape) >= 2:
-                rounded.append(_Stuck(parameter, lost, step))
-        half = [one for one in stuck if one.parameter.dtype in HALVES and _rate(record, one.parameter) != 0]
-        frozen = [one for one in stuck if one not in half]
-        if frozen:
-            yield self._frozen(record, frozen, seen)
-        if rounded or half:
-            yield self._rounded(record, [*half, *rounded], seen)
+            if not np.all(series.low >= series.count) or not np.mean(series.high > 0) > 0.5:
+                continue
+            moves = parameter.dtype not in HALF_STEP and not self._is_noise(record, parameter)
+            if moves or _rate(record, parameter) == 0:
+                stuck.append(_Stuck(parameter, int(series.step[self.steps - 1])))
+        if stuck:
+            yield self._told(record, stuck, seen)
 
     def _is_noise(self, record: Record, parameter: Parameter) -> bool:
         """Whether a parameter's gradient is so small beside another one of its layer that it is a rest of rounding."""
@@ -151,11 +134,10 @@ class NeverUpdated(Rule):
             return float(np.median(rms)) if len(rms) else 0.0
 
         largest = max((size(name) for name in layer.parameters), default=0.0)
-        noise = self.half_noise if parameter.dtype in HALVES else self.noise
-        return size(parameter.name) < noise * largest
+        return size(parameter.name) < self.noise * largest
 
-    def _frozen(self, record: Record, stuck: list[_Stuck], seen: int) -> Finding:
-        """Nothing ever changed in full precision."""
+    def _told(self, record: Record, stuck: list[_Stuck], seen: int) -> Finding:
+        """One finding for all of them."""
         first = stuck[0]
         optimizer = _optimizer(record, first.parameter)
         rate = _rate(record, first.parameter)
@@ -175,25 +157,6 @@ class NeverUpdated(Rule):
             location=optimizer.location if optimizer else first.parameter.location,
             evidence={"parameters": [one.parameter.name for one in stuck[:20]], "of": seen, "steps": self.steps,
                       **({"lr": rate} if rate is not None else {})},
-        )  # fmt: skip
-
-    def _rounded(self, record: Record, lost: list[_Stuck], seen: int) -> Finding:
-        """Half precision rounds most of the updates away."""
-        worst = max(lost, key=lambda one: one.share)
-        state = condition(record)
-        optimizer = _optimizer(record, worst.parameter)
-        certain = not state.well or worst.share > 0.9
-        return self.finding(
-            f"{100 * worst.share:.0f} % of `{worst.parameter.name}` does not change in a step though its gradient is "
-            f"not 0 ({len(lost)} of {seen} parameters): it is {worst.parameter.dtype}, and a step of less than "
-            f"{100 * HALVES[worst.parameter.dtype]:.2g} % of a number is rounded away; keep the weights in float32 and "
-            "use torch.autocast, or an optimizer with float32 master weights",
-            severity="error" if certain else "note", step=worst.step,
-            layer=worst.parameter.layer or worst.parameter.name,
-            location=optimizer.location if optimizer else worst.parameter.location,
-            evidence={"lost_share": worst.share, "threshold": self.lost_share, "dtype": worst.parameter.dtype,
-                      "parameters": [one.parameter.name for one in lost[:20]]},
-            sure=record.finished,
         )  # fmt: skip
 
 
