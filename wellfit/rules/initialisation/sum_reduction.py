@@ -24,8 +24,8 @@ class SumReduction(Rule):
     """The loss is summed over the samples, so that gradients grow with the batch, and steps are too long.
 
     What it checks
-    Whether backward is called on a sum: a loss function with `reduction="sum"` that is not divided afterwards, or a loss
-    of the program's own that ends in `.sum()`; over `fewest` numbers or more, with plain SGD. Ill is such a run if it
+    Whether backward is called on a sum: a loss function with `reduction="sum"` that is not divided afterwards, or a
+    loss of the program's own that ends in `.sum()`; over `fewest` numbers or more, with plain SGD. Ill is such a run if it
     learns nothing or breaks, and its steps are long: the update ratio rms(update) / rms(weight) has a median above
     `long`, or reached `jump`, or ceased to be finite.
 
@@ -133,8 +133,8 @@ class SumReduction(Rule):
             state.verdict, "nothing is learned"
         )
         yield self.finding(
-            f"the loss is a sum over {count} numbers ({how}), so gradients are about {count} times those of a mean, steps "
-            f"are too long and {fares}; take the mean, or divide the learning rate by {count}",
+            f"the loss is a sum over {count} numbers ({how}), so gradients are about {count} times those of a mean, "
+            f"steps are too long and {fares}; take the mean, or divide the learning rate by {count}",
             severity="error", step=0, location=where,
             evidence={"numbers": count, "verdict": state.verdict, "long": self.long},
             sure=record.finished or state.verdict == "non-finite" or record.step_count >= self.sure_steps,

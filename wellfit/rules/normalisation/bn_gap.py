@@ -56,7 +56,7 @@ class BnGap(Rule):
     gap: float = 1.0  # |batch mean - running mean| / running standard deviation; healthy runs: to 0.2
     spread: float = 4.0  # batch variance over running variance, or the other way round; healthy runs: 0.7 to 1.2
     updates: int = 100  # steps before which running statistics of momentum 0.1 may lag behind
-    samples: int = 5  # sampled steps after these
+    samples: int = 3  # sampled steps after these
     elements: int = 16  # of each channel: with fewer the batch's own statistics scatter as far
     high_momentum: float = 0.5  # share of the last batch in the running statistics
     many_elements: int = 256  # of each channel, from which on one batch is enough for its statistics
@@ -131,10 +131,11 @@ class BnGap(Rule):
     def _away(self, series: Series) -> tuple[float, float] | None:
         """Gap and spread of a layer where they are too large, late in training."""
         late = (series.step >= self.updates) & (series["elements"] >= self.elements)
-        late[: len(late) // 2] = False
-        if np.count_nonzero(late) < self.samples:
+        places = np.flatnonzero(late)
+        if len(places) < self.samples:
             return None
-        gap, spread = float(np.median(series["gap"][late])), float(np.median(series["spread"][late]))
+        places = places[-max(self.samples, len(places) // 2) :]
+        gap, spread = float(np.median(series["gap"][places])), float(np.median(series["spread"][places]))
         known = math.isfinite(gap) and math.isfinite(spread) and spread > 0
         return (gap, spread) if known and (gap > self.gap or not 1 / self.spread < spread < self.spread) else None
 
@@ -168,7 +169,7 @@ class BnGap(Rule):
         return self.finding(
             f"batch norm `{layer.name}`{f' and {count - 1} more' if count > 1 else ''} has a momentum of {momentum:g}: "
             f"in torch it is the weight of the new batch, so running statistics are those of the last batch alone, and "
-            f"the evaluation loss is {ratio:.3g} times that of training; set momentum to {1 - momentum:.2g} or 0.1",
+            f"the evaluation loss is {ratio:.3g} times that of training; set it to 0.1",
             severity="error" if momentum >= 0.9 else "note", step=self.updates, layer=layer.name,
             location=layer.location,
             evidence={"momentum": momentum, "layers": count, "evaluation_over_training": ratio}, sure=record.finished,

@@ -117,7 +117,7 @@ class ScalerThrash(Rule):
             "float16; find what overflows (inputs, loss, or a layer that comes near 65504) or compute in bfloat16, and "
             "leave growth_interval at 2000",
             severity="error" if poor else "note",
-            step=events[0]["step"],
+            step=next(event["step"] for event in events if event["count"] > self.fewest),
             location=_made(record) or first_backward(record),
             evidence={"left_out": left_out, "tried": tried, "share": share, "loss": state.verdict},
             sure=record.finished or (wasted and left_out > 2 * self.fewest),

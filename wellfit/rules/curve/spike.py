@@ -1,0 +1,150 @@
+"""CRV602: single batches throw the model far back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from wellfit.condition import MOSTLY_ZERO, condition
+from wellfit.finding import Finding, Fix
+from wellfit.record import Record
+from wellfit.record.curves import Floats, running_median
+from wellfit.rule import Family, Rule
+from wellfit.rules.layering import first_backward
+
+
+class Spike(Rule):
+    """The loss of single batches is many times that of the others, and the model is worse after each of them.
+
+    What it checks
+    Losses above `times` the median of the `window` before, above `share` of the run's start, and by `widths` widths of
+    the noise. Counted are those after which the loss of the next `after` batches is on average above `back` times the
+    median before: a hard sample alone leaves the model as it was. An error where there are `fewest` of them, and the
+    run spends more than `lost` of its steps above twice the level from which they threw it; a note where it does not.
+
+    Why it hurts
+    One gradient that is far too long moves the weights away from what was learned; then it has to be learned again,
+    until the next one comes.
+
+    Cure
+    Look at the batches in which it happens (wrong labels, outliers, samples of length 0), clip the norm of the gradient,
+    or skip such batches; take a loss that grows less with the error (Huber).
+
+    Fix safety
+    Clipping keeps what the program means. Another loss has another optimum.
+
+    When it is wrong
+    Data that change from part to part of a run, as in a curriculum.
+
+    References
+    Chowdhery et al. 2022, "PaLM", section 5.1, on spikes and skipped batches; Pascanu, Mikolov and Bengio 2013.
+    """
+
+    code = "CRV602"
+    name = "spike"
+    family: ClassVar[Family] = "curve"
+    summary = "single batches throw the model far back"
+    reads = ("loss",)
+    consequences = ("grad-spike", "underfit")
+    fixes = (
+        Fix("Clip the norm of the gradient", override="clip-norm", safe=True),
+        Fix("Take a loss that grows less with the error", override="loss"),
+    )
+
+    times: float = 10.0  # loss over the median before it
+    share: float = 0.5  # of the loss at the start: a model that is nearly done has large ratios of small numbers
+    widths: float = 8.0  # 1.48 x median absolute deviation about the running median
+    back: float = 2.0  # mean loss of the batches after it over the median before it
+    after: int = 5  # batches
+    fewest: int = 3  # such losses, in a run that ended
+    lost: float = 0.2  # share of the steps since the first of them
+    window: int = 25  # steps of the running median
+    warm_up: int = 20  # steps
+
+    @staticmethod
+    def sick() -> None:
+        import torch
+        from sklearn.datasets import load_diabetes
+        from torch import nn
+
+        torch.manual_seed(0)
+        x, y = load_diabetes(return_X_y=True)
+        x = torch.tensor(x / x.std(0)).float()
+        y = torch.tensor((y - y.mean()) / y.std()).float().unsqueeze(1)
+        y[17] = 3000.0  # one value in another unit
+        model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.002)
+        for _epoch in range(8):
+            for batch in torch.randperm(440).split(8):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x[batch]), y[batch])
+                loss.backward()
+                optimizer.step()
+
+    @staticmethod
+    def healthy() -> None:
+        import torch
+        from sklearn.datasets import load_diabetes
+        from torch import nn
+
+        torch.manual_seed(0)
+        x, y = load_diabetes(return_X_y=True)
+        x = torch.tensor(x / x.std(0)).float()
+        y = torch.tensor((y - y.mean()) / y.std()).float().unsqueeze(1)
+        y[17] = 30.0
+        model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        # The outlier's loss is large once an epoch, but its gradient is cut.
+        for _epoch in range(8):
+            for batch in torch.randperm(440).split(8):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x[batch]), y[batch])
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+
+    def check(self, record: Record) -> Iterator[Finding]:
+        if not record.finished:
+            return
+        state = condition(record)
+        curve = record.loss()
+        value = curve.value
+        if state.adversarial or len(value) < 4 * self.window or not np.all(np.isfinite(value)):
+            return
+        if state.start <= 0 or np.mean(value == 0) > MOSTLY_ZERO:
+            return
+        places, before = self._spikes(value, state.start, state.noise)
+        if len(places) < self.fewest:
+            return
+        since = value[places[0] :]
+        lost = float(np.mean(since > 2 * np.median(before)))
+        worst = float(value[places].max())
+        yield self.finding(
+            f"{len(places)} batches have a loss of up to {worst:.3g}, {worst / float(np.median(before)):.0f} times that of "
+            f"the others, and the loss stays high after each of them ({100 * lost:.0f} % of the steps are lost); look for "
+            "wrong labels or outliers in these batches, and clip the gradient",
+            severity="error" if lost > self.lost else "note", step=int(curve.step[places[0]]),
+            location=first_backward(record),
+            evidence={
+                "spikes": len(places), "worst": worst, "usual": float(np.median(before)), "lost": lost,
+                "steps": [str(int(step)) for step in curve.step[places[:10]]],
+            },
+        )  # fmt: skip
+
+    def _spikes(self, value: Floats, start: float, noise: float) -> tuple[list[int], list[float]]:
+        """Where losses stand out and harm, and the medians before them; those close together count once."""
+        level = running_median(value, self.window)
+        usual = np.concatenate([[np.inf], level[:-1]])  # of the losses before each
+        limit = np.maximum(np.maximum(self.times * usual, self.share * start), usual + self.widths * noise)
+        places: list[int] = []
+        before: list[float] = []
+        for place in np.flatnonzero(value > limit)[:1000]:
+            following = value[place + 1 : place + 1 + self.after]
+            if place < self.warm_up or (places and place - places[-1] <= self.after) or len(following) < self.after:
+                continue
+            if float(np.mean(following)) > self.back * usual[place]:
+                places.append(int(place))
+                before.append(float(usual[place]))
+        return places, before
