@@ -1,13 +1,17 @@
 """The site: Markdown pages beside this file, and one page for each rule and override, written from themselves."""
 
+import sys
 from pathlib import Path
 
 from wellfit import __version__
-from wellfit.catalogue import FAMILIES, known_rules
+from wellfit.catalogue import known_rules
 from wellfit.overrides.catalogue import group_of, known_overrides
 from wellfit.overrides.override import GROUPS
 from wellfit.overrides.page import override_text
-from wellfit.rule_page import rule_text
+
+sys.path.insert(0, str(Path(__file__).parent))
+from experiments import show_all
+from rule_pages import write_rules
 
 project = "wellfit"
 author = "the wellfit authors"
@@ -17,24 +21,13 @@ source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "wellfit"
-exclude_patterns = []
+exclude_patterns = ["_experiments"]
 
 
-def write_rules(app: object) -> None:
+def write_rule_pages(app: object) -> None:
     """One page a rule and their index, into docs/rules (ignored by git)."""
-    folder = Path(__file__).parent / "rules"
-    folder.mkdir(exist_ok=True)
-    rules, _ = known_rules()
-    index = ["# Rules", ""]
-    for family in FAMILIES:
-        index += [f"## {family.capitalize()}", "", "| code | rule | means |", "|---|---|---|"]
-        for rule in (rule for rule in rules if rule.family == family):
-            index.append(f"| {rule.code} | [{rule.name}]({rule.name}.md) | {rule.summary} |")
-            page = f"# {rule.name}\n\n```text\n{rule_text(rule)}```\n"
-            (folder / f"{rule.name}.md").write_text(page, encoding="utf-8")
-        index.append("")
-    index += ["```{toctree}", ":hidden:", ""] + [rule.name for rule in rules] + ["```", ""]
-    (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+    rules = list(known_rules()[0])
+    write_rules(rules, show_all(rules), Path(__file__).parent / "rules")
 
 
 def write_overrides(app: object) -> None:
@@ -61,5 +54,5 @@ def write_overrides(app: object) -> None:
 
 def setup(app: object) -> None:
     """Called by Sphinx."""
-    for write in (write_rules, write_overrides):
+    for write in (write_rule_pages, write_overrides):
         app.connect("builder-inited", write)  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ wellfit watches a PyTorch training run and says what is ill, where, and what hel
   wellfit runs                       the runs recorded below this folder
   wellfit diagnose RUN               judge a recorded run again
   wellfit report RUN                 write its HTML page again
+  wellfit new-rule NAME              the skeleton of a rule of your own
 
 `wellfit run --help` lists the options. Nothing leaves this machine.
 """
@@ -96,6 +97,20 @@ def rule(words: list[str]) -> int:
 
     found = find_rule(options.name)
     _write(_json(rule_json(found)) if options.format == "json" else rule_text(found))
+    return 0
+
+
+def new_rule(words: list[str]) -> int:
+    """`wellfit new-rule NAME`: the skeleton of a rule."""
+    parser = _Parser("new-rule", "Write the skeleton of a rule, whose own test fails until it finds its illness.")
+    parser.add_argument("name", help="names the illness: dead-units")
+    parser.add_argument("--family", default="curve", help="the part of training that it is about (default curve)")
+    parser.add_argument("--code", help="such as FWD302; default: the next free one")
+    parser.add_argument("--folder", type=Path, default=Path("."), help="where to write it")
+    options = parser.parse_args(words)
+    from wellfit.new_rule import write_rule
+
+    _write(write_rule(options.name, options.family, options.code, options.folder.resolve()))
     return 0
 
 
@@ -173,6 +188,7 @@ def report(words: list[str]) -> int:
 
 _VERBS: dict[str, Callable[[list[str]], int]] = {
     "diagnose": diagnose,
+    "new-rule": new_rule,
     "override": override,
     "overrides": overrides,
     "report": report,
