@@ -86,18 +86,17 @@ def _make(rule: type[Rule], folder: Path) -> None:
 
 def _drawn(rule: type[Rule], finding: Finding, ill: Run, healthy: Run) -> Figure | None:
     """Loss, and the first statistic that the rule reads, of both runs over their steps."""
-    records = [next((record for record in run.records if record.step_count), None) for run in (ill, healthy)]
-    if records[0] is None or records[1] is None:
+    records = [record for run in (ill, healthy) for record in run.records[:1] if record.step_count]
+    if len(records) < 2:
         return None
-    statistic = next((what for what in rule.reads if what != "loss" and _subject(what, finding, records[0])), None)
-    panels = [("loss", [record.loss() for record in records if record is not None])]
-    if statistic is not None:
-        panels.append(
-            (
-                statistic,
-                [_curve(statistic, _subject(statistic, finding, record), record) for record in records if record],
-            )
-        )
+    panels = [("loss", [record.loss() for record in records])]
+    for statistic in rule.reads:
+        subjects = [_subject(statistic, finding, record) for record in records]
+        if statistic != "loss" and subjects[0] is not None:
+            curves = [_curve(statistic, subject, record) for subject, record in zip(subjects, records, strict=True)]
+            title = "rms(update) / rms(weight)" if statistic in ("update", "update.rms") else statistic
+            panels.append((f"{title} of {subjects[0]}", curves))
+            break
     figure = Figure(figsize=(7.2, 2.4), layout="constrained")
     for number, (title, curves) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
