@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_training import FALLING, FLAT, NAN, Training, place, row
 
 from wellfit.record import Record
+from wellfit.rules.backward.clip_dominates import ClipDominates
 from wellfit.rules.backward.exploding import Exploding
 from wellfit.rules.backward.extra_zero import ExtraZero
+from wellfit.rules.backward.grad_spike import GradSpike
 from wellfit.rules.backward.non_finite_grad import NonFiniteGrad
 from wellfit.rules.backward.stale_grad import StaleGrad
 from wellfit.rules.backward.vanishing import Vanishing
 from wellfit.rules.backward.zero_grad_param import ZeroGradParam
 
-RULES = [Exploding, ExtraZero, NonFiniteGrad, StaleGrad, Vanishing, ZeroGradParam]
+RULES = [ClipDominates, Exploding, ExtraZero, GradSpike, NonFiniteGrad, StaleGrad, Vanishing, ZeroGradParam]
 
 
 def chain(folder: Path, gradients: list[float], activation: str | None = None) -> Training:
@@ -244,3 +247,131 @@ def test_a_second_optimizer_may_be_cleared_between(tmp_path: Path) -> None:
     told.out.declare({"type": "optimizer", "id": 1, "class": "SGD", "parameters": []})
     pattern = ["zero_grad:0", "backward", "zero_grad:1", "backward", "step:0"]
     assert list(ExtraZero().check(told.record(FALLING, [pattern]))) == []
+
+
+# grad-spike ----------------------------------------------------------------------------------------------------------
+
+SPIKES = (30, 45)
+
+
+def spiking(
+    folder: Path, size: float, rose: float, at: tuple[int, ...] = SPIKES, base: float = 1.0, lasts: int = 6
+) -> Record:
+    """A gradient of norm 1 that is `size` at these steps; the next losses are `rose` times as high."""
+    told = Training(folder)
+    told.layer("l0", 10)
+    after = {step + more for step in at for more in range(1, lasts + 1)}
+    told.measure(
+        "gradient", "l0.weight", [row(size * base if step in at else base if step > 15 else 1.0) for step in range(80)]
+    )
+    return told.record([2.0 * 0.98**step * (rose if step in after else 1.0) for step in range(80)])
+
+
+def test_gradients_of_single_batches_that_throw_the_loss_back(tmp_path: Path) -> None:
+    [found] = GradSpike().check(spiking(tmp_path, 50.0, 3.0))
+    assert (found.severity, found.step, found.evidence["steps"]) == ("note", 30, ["30", "45"])
+    assert found.location is not None and found.location.line == 90
+    assert found.evidence["worst"] == pytest.approx(50.0) and "single batches" in found.message
+
+
+def test_spikes_after_which_the_loss_stays_high_are_an_error(tmp_path: Path) -> None:
+    [found] = GradSpike().check(spiking(tmp_path, 50.0, 8.0, (22, 40, 60), lasts=9))
+    assert found.severity == "error" and found.evidence["spikes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "rose", "at", "base"),
+    [
+        (9.0, 3.0, SPIKES, 1.0),  # not that large
+        (50.0, 1.3, SPIKES, 1.0),  # without harm
+        (50.0, 3.0, (30,), 1.0),  # by chance
+        (50.0, 3.0, (5, 12), 1.0),  # in the warm-up
+        (50.0, 3.0, SPIKES, 0.05),  # of a model that fits: not above the first gradients
+        (50.0, 3.0, tuple(range(21, 80, 3)), 1.0),  # in every third step: another illness
+    ],
+)
+def test_gradients_that_are_not_called_spikes(
+    tmp_path: Path, size: float, rose: float, at: tuple[int, ...], base: float
+) -> None:
+    assert list(GradSpike().check(spiking(tmp_path, size, rose, at, base))) == []
+
+
+# clip-dominates ------------------------------------------------------------------------------------------------------
+
+
+def clipped(
+    folder: Path, losses: list[float], limit: float = 0.01, norm: float = 1.0, path: float = 0.02, **optimizer: object
+) -> Record:
+    """Each of 80 steps clips this norm to the limit, and all of them move a weight by `path` of its size."""
+    told = Training(folder)
+    if optimizer:
+        told.out.declare(
+            {"type": "optimizer", "id": 0, "location": place(80), "parameters": ["l0.weight"], **optimizer}
+        )
+    else:
+        told.out.declare(
+            {"type": "optimizer", "id": 0, "class": "SGD", "location": place(80), "parameters": ["l0.weight"]}
+        )
+    told.layer("l0", 10)
+    told.out.declare({"type": "clip", "id": 0, "function": "clip_grad_norm_", "location": place(91)})
+    for step in range(80):
+        told.out.row(ord("C"), 0, 0, step, norm, limit)
+    told.measure("update", "l0.weight", [row(path / 80, a=1.0)] * 80)
+    told.measure("gradient", "l0.weight", [row(min(norm, limit) / 4)] * 80)
+    told.measure("parameter", "l0.weight", [row(1.0)] * 80)
+    return told.record(losses)
+
+
+def test_clipping_that_leaves_nothing_of_the_gradient(tmp_path: Path) -> None:
+    [found] = ClipDominates().check(clipped(tmp_path, FLAT))
+    assert (found.severity, found.evidence["ratio"]) == ("error", pytest.approx(100))
+    assert found.location is not None and found.location.line == 91
+    assert "raise the limit to about 1" in found.message and "unscale_" not in found.message
+
+
+def test_clipping_of_gradients_that_are_still_scaled(tmp_path: Path) -> None:
+    [found] = ClipDominates().check(clipped(tmp_path, FLAT, limit=1.0, norm=65536.0))
+    assert "scaler.unscale_" in found.message
+
+
+@pytest.mark.parametrize(
+    ("losses", "given"),
+    [
+        (FALLING, {}),  # it learns
+        (FLAT, {"norm": 0.09}),  # nine times the limit
+        (FLAT, {"path": 0.3}),  # the weights move all the same
+        (FLAT, {"path": 1e-4}),  # without clipping, too, they would hardly move
+        (FLAT, {"limit": math.inf}),  # only the norm was wanted
+        (FLAT, {"class": "Adam", "groups": [{"eps": 1e-8}]}),  # divides by the size of the gradient
+        ([2.0, *[NAN] * 79], {}),
+    ],
+)
+def test_clipping_that_is_not_to_blame(tmp_path: Path, losses: list[float], given: dict[str, Any]) -> None:
+    assert list(ClipDominates().check(clipped(tmp_path, losses, **given))) == []
+
+
+def test_a_limit_near_the_eps_of_adam_slows_it_too(tmp_path: Path) -> None:
+    adam = {"class": "Adam", "groups": [{"eps": 1e-8}]}
+    [found] = ClipDominates().check(clipped(tmp_path, FLAT, limit=1e-9, norm=1e-4, **adam))
+    assert found.severity == "error"
+
+
+def same_norm(folder: Path, norms: list[float]) -> Record:
+    """Gradients that something has cut, which was not seen."""
+    told = Training(folder)
+    told.layer("l0", 10)
+    told.out.declare({"type": "optimizer", "id": 0, "class": "SGD", "location": place(80), "parameters": ["l0.weight"]})
+    told.measure("update", "l0.weight", [row(1e-6, a=1.0)] * 80)
+    told.measure("gradient", "l0.weight", [row(norm) for norm in norms])
+    told.measure("parameter", "l0.weight", [row(1.0)] * 80)
+    return told.record(FLAT)
+
+
+def test_gradients_of_one_and_the_same_tiny_norm_were_clipped(tmp_path: Path) -> None:
+    [found] = ClipDominates().check(same_norm(tmp_path, [1e-5] * 80))
+    assert found.location is not None and found.location.line == 80
+
+
+@pytest.mark.parametrize("norms", [[1e-5, 1.2e-5] * 40, [1e-3] * 80, [0.0] * 80])
+def test_gradients_that_nothing_has_cut(tmp_path: Path, norms: list[float]) -> None:
+    assert list(ClipDominates().check(same_norm(tmp_path, norms))) == []

@@ -13,10 +13,13 @@ from wellfit.finding import Location
 from wellfit.probe import frames
 from wellfit.probe.writer import Writer
 from wellfit.record import Record, open_run
+from wellfit.rules.data.constant_input import ConstantInput
+from wellfit.rules.data.dtype_cast import DtypeCast
 from wellfit.rules.data.input_scale import InputScale
 from wellfit.rules.data.label_range import LabelRange
 from wellfit.rules.data.non_finite_input import NonFiniteInput
 from wellfit.rules.source import source_of, target_origin
+from wellfit.testing import MadeRun
 
 Row = tuple[float, float, float, float, float, float, float, float]
 NAN = float("nan")
@@ -172,7 +175,117 @@ def test_odd_programs_give_no_answer(tmp_path: Path, text: str) -> None:
     assert source_of(str(tmp_path / "missing.py")) is None
 
 
-@pytest.mark.parametrize("rule", [InputScale, LabelRange, NonFiniteInput])
+def batches(folder: Path, losses: list[float], row: Row, shape: tuple[int, ...] = (32, 64), **more: Any) -> MadeRun:
+    """A run of `model`, all batches of whose input are told by one row; `text` is its program."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "train.py"
+    file.write_text(more.get("text", ""))
+    made = MadeRun(folder)
+    made.declare("process", rank=0, world_size=1, main_file=str(file))
+    made.loss_function(more.get("function", "cross_entropy"))
+    made.declare("layer", name="model", root="model", kind="container", order=1, input_shape=list(shape))
+    for loss in losses:
+        made.out.statistics(made.steps, [(made.out.series(more.get("what", "input"), more.get("of", "model#0")), *row)])
+        made.step(loss)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("constant", "losses", "shape", "found"),
+    [
+        (1.0, FLAT, (32, 64), True),
+        (1.0, FALLING, (32, 64), False),  # it learns from something
+        (0.9, FLAT, (32, 64), False),
+        (1.0, FLAT, (4, 64), False),
+        (1.0, FLAT[:5], (32, 64), False),
+    ],
+)
+def test_batches_of_one_and_the_same_sample(
+    tmp_path: Path, constant: float, losses: list[float], shape: tuple[int, ...], found: bool
+) -> None:
+    made = batches(tmp_path, losses, (2048, 0.0, 0.0, 0.0, 2048, NAN, NAN, constant), shape)
+    told = list(ConstantInput().check(made.record()))
+    assert [one.severity for one in told] == ["error"] * found
+    made.declare("layer", name="words", root="model", kind="embedding", order=0)
+    assert not list(ConstantInput().check(made.record()))
+
+
+ANEW = """loader = DataLoader(data, batch_size={size})
+for step in range(60):
+    x, y = next(iter(loader))
+    loss = criterion(model(x), y)
+    loss.backward()
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "shuffle", "count", "found"),
+    [
+        ("32", False, 32, True),
+        ("batch_size", False, 32, True),
+        ("len(data)", False, 32, False),  # all the data in one batch
+        ("32", True, 32, False),
+        ("32", False, 4, False),  # epochs
+    ],
+)
+def test_a_loader_begun_anew_in_each_step(tmp_path: Path, size: str, shuffle: bool, count: int, found: bool) -> None:
+    made = batches(tmp_path, FALLING, (2048, 0.1, 1.0, 3.0, 0, NAN, 1.0, 0.0), text=ANEW.format(size=size))
+    place = {"file": str(tmp_path / "train.py"), "line": 1}
+    made.declare("loader", id=0, batch_size=32, shuffle=shuffle, location=place)
+    made.event("epoch", loader=0, count=count)
+    told = list(ConstantInput().check(made.record()))
+    assert [(one.severity, one.location) for one in told] == [("error", Location(place["file"], 3))] * found
+
+
+WHOLE: Row = (2048, 600 / 2048, (600 / 2048) ** 0.5, 1.0, 1448, NAN, 1.0, 0.2)  # 600 ones, all others 0
+COLUMNS: Row = (2048, 100 / 2048, (1500 / 2048) ** 0.5, 6.0, 900, NAN, 1.0, 0.2)  # from -6 to 6
+FRACTIONS: Row = (2048, 0.3, 0.5, 1.0, 100, NAN, 1.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("made", "row", "lines"),
+    [
+        ("x = torch.tensor(x / 255, dtype=torch.long)", WHOLE, [3]),
+        ("x = (x / 255.0).astype(np.uint8)", WHOLE, [3]),
+        ("x = torch.LongTensor((x - mean) / std)", COLUMNS, [3]),
+        ("x = x / 255\nx = torch.tensor(x).long()", WHOLE, [4]),
+        ("x = MinMaxScaler().fit_transform(x)\nx, xt = train_test_split(x, t)\nx = x.astype(int)", WHOLE, [5]),
+        ("x = torch.tensor(x / 255, dtype=torch.long)", COLUMNS, []),  # a coarser unit
+        ("x = torch.tensor(x / 255, dtype=torch.long)", FRACTIONS, []),
+        ("x = torch.tensor(x / 255 > 0.5, dtype=torch.long)", WHOLE, []),
+        ("x = (x / 255).round().long()", WHOLE, []),
+        ("x = torch.tensor(x, dtype=torch.long)", WHOLE, []),
+        ("x = torch.tensor(x / 255, dtype=torch.float32)", WHOLE, []),
+        ("x = OneHotEncoder().fit_transform(x).astype(int)", WHOLE, []),
+        ("n = int(len(x) / 255)", WHOLE, []),
+    ],
+)
+def test_a_cast_that_cuts_fractions_off(tmp_path: Path, made: str, row: Row, lines: list[int]) -> None:
+    text = f"import torch\nx, y = load()\n{made}\nloss = criterion(model(x.float()), y)\n"
+    told = list(DtypeCast().check(batches(tmp_path, FLAT, row, text=text).record()))
+    assert [one.location.line for one in told if one.location] == lines
+    assert all(one.severity == "error" for one in told)
+
+
+def test_a_cast_in_a_run_that_learns_is_noted_and_few_batches_say_nothing(tmp_path: Path) -> None:
+    text = "x = torch.tensor(x / 255, dtype=torch.long)\nmodel(x.float())\n"
+    (found,) = DtypeCast().check(batches(tmp_path / "a", FALLING, WHOLE, text=text).record())
+    assert found.severity == "note"
+    assert not list(DtypeCast().check(batches(tmp_path / "b", FLAT[:3], WHOLE, text=text).record()))
+    assert not list(DtypeCast().check(batches(tmp_path / "c", FLAT, WHOLE, text="x = (").record()))
+
+
+def test_a_target_of_a_regression_that_was_cut_off(tmp_path: Path) -> None:
+    text = "y = StandardScaler().fit_transform(y)\n\ny = torch.tensor(y, dtype=torch.long)\n\n\n"
+    text += "loss = mse_loss(model(x), y.float())\n"
+    made = batches(tmp_path, FLAT, (32, 0.25, 1.0, 3.0, -2.0, 3.0, NAN, 0.0), what="target", of="0", text=text)
+    place = {"file": str(tmp_path / "train.py"), "line": 6}
+    made.declare("loss", id=0, function="mse_loss", location=place, training=True, reduction="mean")
+    (found,) = DtypeCast().check(made.record())
+    assert found.location == Location(place["file"], 3) and "the target" in found.message
+
+
+@pytest.mark.parametrize("rule", [ConstantInput, DtypeCast, InputScale, LabelRange, NonFiniteInput])
 @pytest.mark.parametrize("losses", [[], [NAN], [float("inf")] * 3])
 def test_nothing_raises_on_short_or_broken_records(
     tmp_path: Path, rule: Callable[[], Any], losses: list[float]

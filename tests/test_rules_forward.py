@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_training import FALLING, FLAT, NAN, Training, place, row
@@ -14,8 +15,9 @@ from wellfit.rules.forward.detached import Detached
 from wellfit.rules.forward.non_finite_forward import NonFiniteForward
 from wellfit.rules.forward.output_collapse import OutputCollapse
 from wellfit.rules.forward.saturated import Saturated
+from wellfit.rules.forward.unused_module import UnusedModule
 
-RULES = [DeadUnits, Detached, NonFiniteForward, OutputCollapse, Saturated]
+RULES = [DeadUnits, Detached, NonFiniteForward, OutputCollapse, Saturated, UnusedModule]
 
 
 def two_layers(folder: Path, activation: str = "relu") -> Training:
@@ -252,3 +254,59 @@ def test_a_layer_that_another_loss_reaches_is_well(tmp_path: Path) -> None:
 
 def test_a_teacher_under_no_grad_is_well(tmp_path: Path) -> None:
     assert list(Detached().check(cut_off(tmp_path, ran=False).record(FALLING))) == []
+
+
+# unused-module -------------------------------------------------------------------------------------------------------
+
+
+def never_called(folder: Path, losses: list[float], **given: Any) -> Record:
+    """The layer `spare` was never called, and its parameters have no gradient."""
+    told = two_layers(folder)
+    told.layer("spare", 30, **{"order": -1, **given})
+    told.event("no-gradient", 0, optimizer=0, parameters=["spare.weight", "spare.bias"], total=6)
+    return told.record(losses)
+
+
+def test_a_layer_that_forward_never_calls(tmp_path: Path) -> None:
+    [found] = UnusedModule().check(never_called(tmp_path, FLAT))
+    assert (found.severity, found.layer, found.evidence["parameters"]) == ("error", "spare", 20)
+    assert found.location is not None and found.location.line == 30
+
+
+def test_a_layer_too_many_in_a_model_that_learns_is_a_note(tmp_path: Path) -> None:
+    [found] = UnusedModule().check(never_called(tmp_path, FALLING))
+    assert found.severity == "note"
+
+
+@pytest.mark.parametrize(
+    ("losses", "given"),
+    [
+        (FLAT, {"order": 2}),  # it ran, perhaps without gradient
+        (FLAT, {"root": "other"}),  # of a model that is not trained
+        (FLAT[:49], {}),
+    ],
+)
+def test_layers_that_are_not_called_unused(tmp_path: Path, losses: list[float], given: dict[str, Any]) -> None:
+    assert list(UnusedModule().check(never_called(tmp_path, losses, **given))) == []
+
+
+def test_a_layer_that_shares_its_weight_with_one_that_is_called_is_used(tmp_path: Path) -> None:
+    told = two_layers(tmp_path)
+    told.out.declare({"type": "layer", "name": "tied", "kind": "linear", "parameters": ["hidden.weight"]})
+    told.event("no-gradient", 0, optimizer=0, parameters=["hidden.weight"], total=6)
+    assert list(UnusedModule().check(told.record(FLAT))) == []
+
+
+def test_a_layer_that_was_made_anew_under_the_name_of_one_that_ran(tmp_path: Path) -> None:
+    told = two_layers(tmp_path)
+    told.layer("spare", 30, order=-1)
+    told.measure("activation", "spare", [row()] * 20)
+    told.event("no-gradient", 0, optimizer=0, parameters=["spare.weight", "spare.bias"], total=6)
+    assert list(UnusedModule().check(told.record(FLAT))) == []
+
+
+def test_a_layer_whose_weight_is_given_to_a_function_is_used(tmp_path: Path) -> None:
+    told = two_layers(tmp_path)
+    told.layer("spare", 30, order=-1)
+    told.event("no-gradient", 0, optimizer=0, parameters=["spare.bias"], total=6)
+    assert list(UnusedModule().check(told.record(FLAT))) == []

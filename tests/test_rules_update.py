@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from made_training import FALLING, FLAT, NAN, Training, place, row
 from probed import many
 
 from wellfit.condition import condition, rise
-from wellfit.record import Curve
+from wellfit.record import Curve, Record
 from wellfit.rules.ratios import path_length, update_ratios
+from wellfit.rules.update.decay_dominates import DecayDominates
+from wellfit.rules.update.frozen_intent import FrozenIntent
+from wellfit.rules.update.layer_imbalance import LayerImbalance
 from wellfit.rules.update.lr_high import LrHigh
 from wellfit.rules.update.lr_low import LrLow
 from wellfit.rules.update.never_updated import NeverUpdated
@@ -130,9 +135,19 @@ def test_a_parameter_that_changes_later_was_updated(tmp_path: Path) -> None:
     assert not list(NeverUpdated().check(made.record()))
 
 
-def test_half_precision_that_loses_updates_is_named(tmp_path: Path) -> None:
-    (finding,) = NeverUpdated().check(made_run(tmp_path, [2.3] * 60, 1e-4, unchanged=0.7, dtype="bfloat16").record())
-    assert finding.severity == "error" and "bfloat16" in finding.message
+@pytest.mark.parametrize("unchanged", [0.7, 1.0])
+def test_steps_that_half_precision_rounds_away_are_another_illness(tmp_path: Path, unchanged: float) -> None:
+    made = made_run(tmp_path, [2.3] * 60, 1e-4, unchanged=unchanged, dtype="bfloat16")
+    assert not list(NeverUpdated().check(made.record()))
+
+
+def test_a_learning_rate_of_0_is_named_in_half_precision_too(tmp_path: Path) -> None:
+    made = made_run(tmp_path, [2.3] * 60, 0.0, unchanged=1.0, dtype="bfloat16")
+    made.declare("optimizer", id=0, groups=[{"lr": 0.1}, {"lr": 0.0}], parameters=[WEIGHT])
+    made.declare("hyper", id=1, optimizer=0, group=1, name="lr")
+    made.out.row(ord("H"), 0, 1, 0, 0.0, 0.0)
+    (finding,) = NeverUpdated().check(made.record())
+    assert finding.evidence["lr"] == 0
 
 
 BEFORE_NORM = """
@@ -192,3 +207,174 @@ def test_a_rise_is_found_with_its_best_part() -> None:
     assert found is not None and found.early and found.widths > 4
     assert 50 <= found.step <= 70
     assert rise(Curve(np.arange(20), value[:20])) is None
+
+
+# decay-dominates -----------------------------------------------------------------------------------------------------
+
+
+def decaying(
+    folder: Path, losses: list[float], left: float, gradient: float = 0.01, decay: float = 0.1, kind: str = "SGD"
+) -> Record:
+    """A weight of 16 numbers that falls from rms 1 to `left`, under this gradient."""
+    told = Training(folder)
+    told.layer("l0", 10)
+    told.out.declare({"type": "optimizer", "id": 0, "class": kind, "location": place(80), "groups": [{}]})
+    for id, (name, value) in enumerate([("lr", 0.1), ("weight_decay", decay)]):
+        told.out.declare({"type": "hyper", "id": id, "optimizer": 0, "group": 0, "name": name})
+        told.out.row(ord("H"), 0, id, 0, value, 0.0)
+    sizes = [left ** (step / 79) for step in range(80)]
+    told.measure("parameter", "l0.weight", [row(size) for size in sizes])
+    told.measure("gradient", "l0.weight", [row(gradient)] * 80)
+    told.measure("update", "l0.weight", [row(0.1 * gradient, a=size) for size in sizes])
+    return told.record(losses)
+
+
+def test_a_decay_that_wins_over_the_gradient(tmp_path: Path) -> None:
+    [found] = DecayDominates().check(decaying(tmp_path, FLAT, 0.01))
+    assert found.severity == "error" and found.location is not None and found.location.line == 80
+    assert 1 < found.evidence["force"] < 10 and found.evidence["left"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_decay_that_is_most_of_each_step(tmp_path: Path) -> None:
+    [found] = DecayDominates().check(decaying(tmp_path, FLAT, 0.01, gradient=0.1, kind="AdamW"))
+    assert "% of each step" in found.message
+
+
+def test_a_decay_in_a_run_that_learns_half_is_a_note(tmp_path: Path) -> None:
+    [found] = DecayDominates().check(decaying(tmp_path, falling(2.0, 1.0, 80), 0.01))
+    assert found.severity == "note"
+
+
+@pytest.mark.parametrize(
+    ("losses", "given"),
+    [
+        (FALLING, {}),  # it learns
+        (FLAT, {"left": 0.6}),  # weights of healthy runs shrink that much
+        (FLAT, {"gradient": 0.2}),  # the gradient is stronger
+        (FLAT, {"decay": 0.0}),
+        (FLAT, {"gradient": 1.0, "kind": "AdamW"}),
+        (FLAT, {"gradient": NAN}),
+    ],
+)
+def test_a_decay_that_is_not_to_blame(tmp_path: Path, losses: list[float], given: dict[str, Any]) -> None:
+    assert not list(DecayDominates().check(decaying(tmp_path, losses, **{"left": 0.01, **given})))
+
+
+# layer-imbalance -----------------------------------------------------------------------------------------------------
+
+
+def imbalanced(
+    folder: Path, losses: list[float], slow: float = 1e-6, rates: tuple[float, float] = (1e-6, 1e-2), rms: float = 0.289
+) -> Record:
+    """Two weights with these update ratios, of groups with these learning rates; fresh ones have an rms of 0.289."""
+    told = Training(folder)
+    told.out.declare({"type": "optimizer", "id": 0, "class": "Adam", "location": place(80), "groups": [{}, {}]})
+    for id, rate in enumerate(rates):
+        told.out.declare({"type": "hyper", "id": id, "optimizer": 0, "group": id, "name": "lr"})
+        told.out.row(ord("H"), 0, id, 0, rate, 0.0)
+    for name, ratio in (("slow", slow), ("fast", 0.01)):
+        told.layer(name, 10)
+        initial = {"std": rms, "rms": rms, "amax": 0.49}
+        shape = {"shape": [32, 4], "fan_in": 4, "initial": initial}
+        told.out.declare({"type": "parameter", "name": f"{name}.weight", "layer": name, "optimizer": 0, **shape})
+        told.measure("update", f"{name}.weight", [row(ratio, a=1.0)] * 80)
+    return told.record(losses)
+
+
+def test_fresh_layers_with_a_tiny_learning_rate(tmp_path: Path) -> None:
+    [found] = LayerImbalance().check(imbalanced(tmp_path, FLAT))
+    assert (found.severity, found.layer) == ("error", "slow")
+    assert found.evidence["weights"] == ["slow.weight"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "given"),
+    [
+        (FALLING, {}),  # it learns
+        (FLAT, {"slow": 2e-4}),  # fifty times slower
+        (FLAT, {"rates": (2e-3, 1e-2)}),  # not by its learning rate
+        (FLAT, {"rates": (0.0, 1e-2)}),  # never-updated
+        (FLAT, {"rms": 0.1}),  # weights that were loaded
+        (FLAT, {"slow": NAN}),
+    ],
+)
+def test_layers_that_are_not_called_slow(tmp_path: Path, losses: list[float], given: dict[str, Any]) -> None:
+    assert not list(LayerImbalance().check(imbalanced(tmp_path, losses, **given)))
+
+
+# frozen-intent -------------------------------------------------------------------------------------------------------
+
+
+def freezing(folder: Path, script: str, trained: bool = True, losses: list[float] = FALLING, share: int = 32) -> Record:
+    """The model `net` with `net.body.0` and `net.head`, and the program that freezes."""
+    file = folder / "train.py"
+    file.write_text(script)
+    told = Training(folder)
+    told.out.declare({"type": "process", "rank": 0, "world_size": 1, "main_file": str(file)})
+    for name, kind in (("net", "container"), ("body", "container")):
+        told.out.declare({"type": "layer", "name": name, "kind": kind, "root": "net", "order": 0})
+    for name, rows, trains in (("body.0", share, trained), ("head", 8, True)):
+        told.layer(name, 10, root="net")
+        initial = {"std": 0.289, "rms": 0.289, "amax": 0.49}
+        weight = {"shape": [rows, 4], "fan_in": 4, "initial": initial, "optimizer": 0, "requires_grad": trains}
+        told.out.declare({"type": "parameter", "name": f"{name}.weight", "layer": name, **weight})
+        told.out.declare({"type": "parameter", "name": f"{name}.bias", "layer": name, **weight, "shape": [rows]})
+    return told.record(losses)
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("net.body.requires_grad = False", 1),
+        ("net.body[0].requires_grad = False", 1),
+        ("net.requires_grad = False", 1),
+        ("for child in net.body.children():\n    child.requires_grad = False", 2),
+        ("for p in net.body.parameters():\n    p.require_grad = False", 2),
+        ("for name, p in net.named_parameters():\n    p.requires_grad_ = False", 2),
+        ("class Net:\n    def __init__(self):\n        self.body.requires_grad = False\nnet = Net()", 3),
+        ("def main():\n    net.body.requires_grad = False\nif __name__ == '__main__':\n    main()", 2),
+    ],
+)
+def test_a_line_that_freezes_nothing(tmp_path: Path, script: str, line: int) -> None:
+    [found] = FrozenIntent().check(freezing(tmp_path, script))
+    assert found.severity == "error" and found.location is not None and found.location.line == line
+    assert "does nothing" in found.message
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "for p in net.body.parameters():\n    p.requires_grad = False",
+        "for net in nets.parameters():\n    net.requires_grad = False",  # a parameter of the same name
+        "if frozen:\n    net.body.requires_grad = False",  # perhaps not run
+        "def freeze():\n    net.body.requires_grad = False",  # never called
+        "net.other.requires_grad = False",
+        "x.requires_grad = True",
+        "net.body.requires_grad = True",  # without effect, and without harm
+        "net.body.requires_grad = False(",
+    ],
+)
+def test_lines_that_are_not_called_without_effect(tmp_path: Path, script: str) -> None:
+    assert not list(FrozenIntent().check(freezing(tmp_path, script)))
+
+
+def test_a_line_that_thaws_nothing(tmp_path: Path) -> None:
+    [found] = FrozenIntent().check(freezing(tmp_path, "net.body.requires_grad = True", trained=False))
+    assert "stay frozen" in found.message
+
+
+def test_a_module_that_was_frozen_after_all(tmp_path: Path) -> None:
+    assert not list(FrozenIntent().check(freezing(tmp_path, "net.body.requires_grad = False", trained=False)))
+
+
+def test_layers_that_were_frozen_as_they_were_made(tmp_path: Path) -> None:
+    [found] = FrozenIntent().check(freezing(tmp_path, "", trained=False, losses=FLAT))
+    assert (found.severity, found.layer) == ("error", "body.0")
+    assert found.evidence["share"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("losses", "share"), [(FALLING, 32), (FLAT, 7)])
+def test_random_layers_of_a_model_that_learns_or_of_small_share_are_fine(
+    tmp_path: Path, losses: list[float], share: int
+) -> None:
+    assert not list(FrozenIntent().check(freezing(tmp_path, "", trained=False, losses=losses, share=share)))

@@ -1,4 +1,4 @@
-"""Dropout as it acts in training: of modules, and of calls of `F.dropout` where the program's text tells their rate."""
+"""Dropout as it acts in training: of modules, and of calls of `F.dropout` whose rate the text or the gradients tell."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import ast
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from wellfit.finding import Location
-from wellfit.record import Layer, Node, Record
+from wellfit.record import Graph, Layer, Node, Record
 from wellfit.rules.source import applied_at, source_of
-from wellfit.rules.wiring import early_graphs
+from wellfit.rules.wiring import early_graphs, function_of, is_linear, is_pass
 
 _FUNCTIONS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+_NEVER_FLAT = ("Tanh", "Sigmoid", "Gelu", "Silu", "Elu", "LeakyRelu", "Mish", "Softplus", "LogSigmoid")
+_MEASURED = 20  # first sampled steps that tell a rate
+_FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ def drops(record: Record) -> list[Drop]:
         rate = _rate(layer)
         if layer.order >= 0 and rate > 0 and layer.name not in off:
             found.append(Drop(rate, layer.name, layer.location, f"`{layer.name}`"))
-    places: set[Location | None] = set()
+    called: dict[Location | None, Drop] = {}
     for graph in early_graphs(record):
         for node in graph.nodes:
-            if is_dropout(node) and not _of_module(record, node) and node.location not in places:
-                places.add(node.location)
-                found.append(drop_of(record, node))
-    return found
+            if is_dropout(node) and not _of_module(record, node):
+                drop, known = drop_of(record, graph, node), called.get(node.location)
+                if known is None or math.isnan(known.rate) or drop.rate > known.rate:
+                    called[node.location] = drop
+    return [*found, *called.values()]
 
 
 def is_dropout(node: Node) -> bool:
@@ -53,12 +59,15 @@ def is_dropout(node: Node) -> bool:
     return node.function in _FUNCTIONS or node.op.startswith("NativeDropout")
 
 
-def drop_of(record: Record, node: Node) -> Drop:
+def drop_of(record: Record, graph: Graph, node: Node) -> Drop:
     """The dropout that a node belongs to."""
     layer = record.layers.get(node.layer) if node.layer is not None else None
     if layer is not None and _of_module(record, node):
         return Drop(_rate(layer), layer.name, applied_at(record, layer.name, node.location), f"`{layer.name}`")
-    return Drop(_written_rate(node.location, node.function), None, node.location, f"F.{node.function or 'dropout'}")
+    rate = _written_rate(node.location, node.function)
+    if math.isnan(rate):
+        rate = _measured_rate(record, graph, node)
+    return Drop(rate, None, node.location, f"F.{node.function or 'dropout'}")
 
 
 def _of_module(record: Record, node: Node) -> bool:
@@ -103,3 +112,66 @@ def _given_rate(call: ast.Call) -> float:
         given = call.args[1] if len(call.args) > 1 else ast.Constant(0.5)
     known = isinstance(given, ast.Constant) and isinstance(given.value, (int, float))
     return float(given.value) if known and isinstance(given, ast.Constant) else math.nan  # type: ignore[arg-type]
+
+
+def _measured_rate(record: Record, graph: Graph, node: Node) -> float:
+    """The rate, or less, of a call between two layers with weights, told by gradients of their outputs; NaN elsewhere.
+
+    The gradient of the first one's output is 0 where it was dropped, where a ReLU between is flat, and where no
+    gradient comes from behind: not more often than in the output of the second.
+    """
+    users = _users(graph, node)
+    unlearned = max((_zero_share(record, user) for user in users if is_linear(user)), default=math.nan)
+    if not all(map(is_linear, users)) or not unlearned < 0.9:
+        return math.nan
+    below, relu = _feeding(graph, node)
+    layer = record.layers.get(below.layer or "") if below is not None else None
+    if layer is None or layer.kind != "linear" or (relu and layer.activation != "relu"):
+        return math.nan
+    gradient, output = record.series("activation_gradient", layer.name), record.series("activation", layer.name)
+    _, own, other = np.intersect1d(gradient.step, output.step, return_indices=True)
+    own, other = own[:_MEASURED], other[:_MEASURED]
+    gone = gradient.low_share[own]
+    flat = output.low_share[other] if relu else np.zeros(len(own))
+    known = np.isfinite(gradient.rms[own]) & (gone < 1) & (flat < 0.9)
+    if np.count_nonzero(known) < _FEWEST:
+        return math.nan
+    left = (1 - gone[known]) / ((1 - flat[known]) * (1 - unlearned))
+    return round(max(1 - float(np.median(left)), 0.0), 2)
+
+
+def _zero_share(record: Record, node: Node) -> float:
+    """The share of the gradient of a layer's output that is 0 in the first sampled steps; NaN if not looked at."""
+    series = record.series("activation_gradient", node.layer or "")
+    share = series.low_share[:_MEASURED][np.isfinite(series.rms[:_MEASURED])]
+    return float(np.median(share)) if len(share) >= _FEWEST else math.nan
+
+
+def _users(graph: Graph, node: Node) -> list[Node]:
+    """The nodes that work on what a node gives, behind changes of shape."""
+    found, waiting = [], list(graph.consumers(node.id))
+    for _ in range(20):
+        if not waiting:
+            break
+        above = waiting.pop()
+        if is_pass(above) and not is_dropout(above):
+            waiting += graph.consumers(above.id)
+        else:
+            found.append(above)
+    return found or [node]
+
+
+def _feeding(graph: Graph, node: Node) -> tuple[Node | None, bool]:
+    """The linear node that feeds a node through at most activations, and whether a ReLU is among these."""
+    relu = False
+    for _ in range(8):
+        inputs = graph.inputs(node.id)
+        if len(inputs) != 1:
+            break
+        node = inputs[0]
+        if is_linear(node):
+            return node, relu
+        relu = relu or function_of(node) == "relu"
+        if is_dropout(node) or not (is_pass(node) or function_of(node) == "relu" or node.op.startswith(_NEVER_FLAT)):
+            break
+    return None, relu

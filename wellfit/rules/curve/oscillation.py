@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -21,7 +22,8 @@ class Oscillation(Rule):
     What it checks
     The losses of the later half of a run, without their running median. Ill is a run whose loss ends above `unlearned`
     of its start, where these are as wide as `wide` of the loss, and neighbours lie on opposite sides: their
-    correlation is below `turn`. Batches that differ make a loss that is noisy, but not one that turns at each step.
+    correlation is below `turn`, and that of every second one above `again`. Batches that differ make a loss that is
+    noisy, but not one that turns at each step. Several losses, and loaders of two batches, are left out.
 
     Why it hurts
     Each step jumps across the valley to its other side. The run goes back and forth at one height and never gets down.
@@ -49,6 +51,7 @@ class Oscillation(Rule):
 
     wide: float = 0.3  # 1.48 x median absolute deviation from the running median, over the median of the loss
     turn: float = -0.5  # correlation of neighbours; noise: 0, standard error 0.1; healthy runs stay above -0.32
+    again: float = 0.3  # correlation of every second one; three batches in turn have -0.5
     unlearned: float = 0.5  # loss at the end over that of the start, or of chance where it is lower
     steps: int = 100  # steps in the later half
     window: int = 20  # steps of the running median
@@ -94,11 +97,11 @@ class Oscillation(Rule):
             return
         curve = record.loss()
         value = curve.value[len(curve) // 2 :]
-        if len(value) < self.steps or not np.all(np.isfinite(value)):
+        if len(value) < self.steps or not np.all(np.isfinite(value)) or value.min() < 0 or _in_turn(record):
             return
         level = float(np.median(value))
-        wide, turn = self._swing(value)
-        if not level > 0 or not wide > self.wide * level or not turn < self.turn:
+        wide, turn, again = self._swing(value)
+        if not level > 0 or not wide > self.wide * level or not turn < self.turn or not again > self.again:
             return
         optimizer = next(iter(record.optimizers.values()), None)
         yield self.finding(
@@ -111,10 +114,18 @@ class Oscillation(Rule):
             sure=record.finished,
         )  # fmt: skip
 
-    def _swing(self, value: Floats) -> tuple[float, float]:
-        """Width of the losses about their running median, and the correlation of neighbours."""
+    def _swing(self, value: Floats) -> tuple[float, float, float]:
+        """Width of the losses about their running median, and the correlations of neighbours and of every second."""
         away = value - running_median(value, self.window)
         square = float(np.sum(away * away))
-        if square <= 0:
-            return 0.0, 0.0
-        return 1.48 * float(np.median(np.abs(away))), float(np.sum(away[1:] * away[:-1])) / square
+        if not 0 < square < math.inf:
+            return 0.0, 0.0, 0.0
+        turn, again = (float(np.sum(away[lag:] * away[:-lag])) / square for lag in (1, 2))
+        return 1.48 * float(np.median(np.abs(away))), turn, again
+
+
+def _in_turn(record: Record) -> bool:
+    """Whether two losses or two batches take turns, which makes such a curve by itself."""
+    trained = [loss for loss in record.losses.values() if loss.training]
+    two = any(loader.length == 2 for loader in record.loaders.values())
+    return two or len(trained) > 1 or len(record.loss_sites()) > 1 or len(record.optimizers) > 1

@@ -13,28 +13,31 @@ from wellfit.record import Loss, Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward, outermost
+from wellfit.rules.wiring import early_graphs, head_region
 
+_BOUNDS = ("Clamp", "Maximum", "Minimum", "Hardtanh", "Threshold", "Relu")
+_CERTAIN = 20  # watched steps after which the sign of a logarithm will not change any more
+_LOGARITHMS = ("nll_loss", "kl_div")
+_BINARY = "its targets are not between 0 and 1; give it 0 and 1, or take cross_entropy for more than two classes"
 _NEVER_NEGATIVE = {
     "nll_loss": "it is given probabilities where it expects their logarithms; take log_softmax before it, or "
     "cross_entropy on the plain outputs",
-    "binary_cross_entropy": "its targets are not between 0 and 1; give it 0 and 1, or take cross_entropy for more than "
-    "two classes",
-    "binary_cross_entropy_with_logits": "its targets are not between 0 and 1; give it 0 and 1, or take cross_entropy "
-    "for more than two classes",
-    "cross_entropy": "its target probabilities or class weights are negative; make them positive",
-    "kl_div": "its input is no logarithm of probabilities, or its target no probabilities; take log_softmax before it",
-}  # fmt: skip
+    "kl_div": "it is given probabilities where it expects their logarithms; take log_softmax before it",
+    "cross_entropy": "its target probabilities are negative; make them positive",
+    "binary_cross_entropy": _BINARY,
+    "binary_cross_entropy_with_logits": _BINARY,
+}
 
 
 class SignOrMinimum(Rule):
     """The loss goes where no loss of its kind can go: below 0, or down without end.
 
     What it checks
-    Cross-entropy, negative log-likelihood or divergence of PyTorch's below `zero` in `times` watched steps or more. A
-    loss that is a fixed negative multiple of such a function, which grows by `grown` over the run. And where the
-    program computes a negative loss of its own: one that ends at exactly one number for `floor` of the run, a bound
-    that the program set; or one that falls ever faster to `deep` times what it was, while the outputs of the model
-    grow `blown` times.
+    Cross-entropy, negative log-likelihood or divergence of PyTorch's below `zero` in `times` watched steps or more,
+    where targets or predictions are such that they make it so. A loss that is a fixed negative multiple of such a
+    function, which grows by `grown` over the run. And where the program computes a negative loss of its own: one that
+    it clamps, and that ends at exactly this bound for `floor` of the run, without gradient; or one that falls ever
+    faster to `deep` times what it was, while the outputs of the model grow `blown` times.
 
     Why it hurts
     Such a loss has no minimum where the model is right: the optimizer follows it to ever larger outputs, and away from
@@ -127,14 +130,17 @@ class SignOrMinimum(Rule):
         below = np.flatnonzero(curve.value < self.zero)
         if len(below) < self.times:
             return
-        if loss.function == "nll_loss" and len(below) < 0.95 * len(curve):
+        if loss.function in _LOGARITHMS and len(below) < 0.95 * len(curve):
             return  # now above and now below 0: log-probabilities times a reward
+        if not _ill_given(record, loss):
+            return
         lowest = float(np.nanmin(curve.value))
         yield self.finding(
             f"{loss.function} is {lowest:.3g}, and cannot be negative for what it is meant for, so it has no minimum "
             f"where the model is right: {_NEVER_NEGATIVE[loss.function]}",
             severity="error", step=int(curve.step[below[0]]), location=loss.location,
             evidence={"lowest": lowest, "negative": len(below), "watched": len(curve), **_targets(record, loss)},
+            sure=record.finished or loss.function not in _LOGARITHMS or len(curve) >= _CERTAIN,
         )  # fmt: skip
 
     def _maximised(self, record: Record, loss: Loss) -> Iterator[Finding]:
@@ -165,7 +171,7 @@ class SignOrMinimum(Rule):
         if len(value) < self.fewest or not np.all(np.isfinite(value)) or not value[-1] < 0 or not value[-1] < value[0]:
             return
         still = int(np.argmax(value[::-1] != value[-1])) if np.any(value != value[-1]) else len(value)
-        bounded = self.floor * len(value) <= still < len(value)
+        bounded = self.floor * len(value) <= still < len(value) and self._at_rest(record)
         if not bounded and not (self._ever_faster(value) and self._outputs_grow(record)):
             return
         how = (
@@ -188,6 +194,14 @@ class SignOrMinimum(Rule):
         fall, before = parts[7] - parts[11], parts[3] - parts[7]
         return fall > before > 0 and -parts[11] > self.deep * size
 
+    def _at_rest(self, record: Record) -> bool:
+        """Whether the program clamps the loss, and no gradient is left at the end."""
+        graphs = early_graphs(record)
+        if not graphs or not any(node.op.startswith(_BOUNDS) for node in head_region(graphs[0])):
+            return False
+        ends = [record.series("gradient", name).rms[-3:] for name in record.subjects("gradient")]
+        return bool(ends) and all(len(end) == 3 and not np.any(end) for end in ends)
+
     def _outputs_grow(self, record: Record) -> bool:
         for name in outermost(record):
             size = record.series("activation", name).rms
@@ -195,6 +209,14 @@ class SignOrMinimum(Rule):
             if len(size) >= 10 and float(np.median(size[-3:])) > self.blown * float(np.median(size[:3])) > 0:
                 return True
         return False
+
+
+def _ill_given(record: Record, loss: Loss) -> bool:
+    """Whether what a loss function was given explains that it is negative; weights below 0 (of rewards) would too."""
+    if loss.function in _LOGARITHMS:
+        return bool(np.any(record.series("output", str(loss.id)).high > 1e-4))
+    target = record.series("target", str(loss.id))
+    return bool(np.any(target.low < 0) or (loss.function != "cross_entropy" and np.any(target.high > 1)))
 
 
 def _targets(record: Record, loss: Loss) -> dict[str, float | int | str | list[str]]:

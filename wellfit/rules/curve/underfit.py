@@ -10,23 +10,26 @@ import numpy as np
 
 from wellfit.condition import classes, condition
 from wellfit.finding import Finding, Fix
-from wellfit.record import Layer, Record
+from wellfit.record import Graph, Layer, Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.layering import outermost
+from wellfit.rules.wiring import data_inputs, early_graphs, is_linear, weight_of
 
 
 class Underfit(Rule):
     """A hidden layer of too few units, and a training loss that came to rest high.
 
     What it checks
-    A finished classification of `steps` steps or more whose training loss ends above `unlearned` of that of guessing, and
-    hardly falls any more: less than `rest` of all that it fell by in the last third. And in the model a hidden layer
-    whose number of units is below log2 of the number of classes: it cannot even give each class a code of 0 and 1.
+    A finished classification of `steps` steps or more whose training loss ends above `unlearned` of that of guessing,
+    and hardly falls any more: less than `rest` of all that it fell by in the last third. And in the model a hidden
+    layer whose number of units is below log2 of the number of classes: it cannot even give each class a code of 0 and
+    1. All that the loss knows of a sample must go through it: a layer with a way around it is left out.
 
     Why it hurts
-    All that the later layers know of a sample is in these few numbers. No training makes the model better than they are.
+    All that the later layers know of a sample is in these few numbers. No training makes the model better than they
+    are.
 
     Cure
     Make the layer wider: at least as wide as there are classes, or leave it out.
@@ -35,8 +38,8 @@ class Underfit(Rule):
     Another model: it has to be trained again.
 
     When it is wrong
-    A narrow layer that is there to be looked at, as in a plot of two dimensions, may cost little; a run that learns well
-    with it is not named.
+    A narrow layer that is there to be looked at, as in a plot of two dimensions, may cost little; a run that learns
+    well with it is not named.
 
     References
     Goodfellow, Bengio and Courville 2016, "Deep Learning", section 5.2, on capacity.
@@ -104,9 +107,9 @@ class Underfit(Rule):
             return
         layer, units = narrow
         yield self.finding(
-            f"`{layer.name}` has {units} unit{'s' if units > 1 else ''} for {count} classes, so all that the rest of the "
-            f"model knows of a sample is {'these' if units > 1 else 'one'} number{'s' if units > 1 else ''}, and the loss "
-            f"rests at {state.end:.3g} ({state.chance:.3g} is guessing); make it wider",
+            f"`{layer.name}` has {units} unit{'s' if units > 1 else ''} for {count} classes, so all that the rest of "
+            f"the model knows of a sample is {'these' if units > 1 else 'one'} number{'s' if units > 1 else ''}, and "
+            f"the loss rests at {state.end:.3g} ({state.chance:.3g} is guessing); make it wider",
             severity="error", layer=layer.name, location=layer.location,
             evidence={"units": units, "classes": count, "end": state.end, "chance": state.chance},
         )  # fmt: skip
@@ -124,23 +127,37 @@ class Underfit(Rule):
 
     def _narrowest(self, record: Record, count: int) -> tuple[Layer, int] | None:
         """The hidden linear layer with the fewest units, too few to tell the classes apart; and how many it has."""
-        ends = outermost(record)
-        parameters = record.parameters
-        reached = set().union(*(graph.parameters() for graph in record.graphs)) if record.graphs else set()
+        ends, graphs = outermost(record), early_graphs(record)
+        linear = [layer for layer in record.layers.values() if layer.kind == "linear" and layer.order >= 0]
         found: list[tuple[int, Layer]] = []
-        for layer in record.layers.values():
+        for layer in linear:
             units, given = layer.attributes.get("out_features"), layer.attributes.get("in_features")
-            if layer.kind != "linear" or layer.name in ends or layer.order < 0 or not isinstance(units, int):
+            if layer.name in ends or not isinstance(units, int) or not isinstance(given, int):
                 continue
-            trained = any(
-                name in reached and parameters[name].requires_grad for name in layer.parameters if name in parameters
-            )
-            # What stands beside the chain (a gate, a score of attention) is no bottleneck: a layer must take its numbers.
-            followed = any(
-                other.attributes.get("in_features") == units and other.order > layer.order
-                for other in record.layers.values()
-                if other.kind == "linear"
-            )
-            if trained and followed and isinstance(given, int) and given > units and units < math.log2(count):
+            if len(layer.input_shape or ()) > 2:
+                continue  # so many numbers at each of many places
+            taken = any(o.attributes.get("in_features") == units and o.order > layer.order for o in linear)
+            if taken and given > units and units < math.log2(count) and graphs and _holds_all(graphs[0], layer):
                 found.append((units, layer))
         return min(((layer, units) for units, layer in found), key=lambda pair: pair[1], default=None)
+
+
+def _holds_all(graph: Graph, layer: Layer) -> bool:
+    """Whether the loss depends on a layer, and on what the model is given only through it."""
+    met, waiting, reached = {0}, [0], False
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node is None or node.op == "AccumulateGrad":
+            continue
+        weight = weight_of(graph, node) if is_linear(node) else None
+        if weight is not None and weight.parameter in layer.parameters:
+            reached = True
+            continue
+        takes = is_linear(node) or node.op.startswith("Embedding")
+        if takes and not data_inputs(graph, node):
+            return False  # it is given what no layer has seen before
+        for below in graph.inputs(node.id):
+            if below.id not in met:
+                met.add(below.id)
+                waiting.append(below.id)
+    return reached

@@ -171,9 +171,10 @@ class ValTooGood(Rule):
             return None
         where, trained = float(passes.value[place[-1]]), float(beside[-1])
         return self.finding(
-            f"the evaluation loss is {where:.3g} where the training loss is {trained:.3g}, in {self.passes} passes in a "
-            "row, and no dropout or noise makes training harder: the two sets are not of one kind (labels of training "
-            "that belong to other rows, or a validation set that is too easy); compare samples and labels of both",
+            f"the evaluation loss is {where:.3g} where the training loss is {trained:.3g}, in {self.passes} passes in "
+            "a row, and no dropout or noise makes training harder: the two sets are not of one kind (labels of "
+            "training that belong to other rows, or a validation set that is too easy); compare samples and labels of "
+            "both",
             severity="error" if grave else "note", step=int(passes.step[place[0]]),
             location=named_target(loss.location) or target_origin(record, loss.location)[0] or loss.location,
             evidence={"evaluation": where, "training": trained, "ratio": worst, "share": self.share, "left": left},

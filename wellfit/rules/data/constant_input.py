@@ -52,7 +52,16 @@ class ConstantInput(Rule):
     family = "data"
     summary = "the same input for all samples, or the same batch in each step"
     reads = ("input", "event.epoch", "loss")
-    consequences = ("output-collapse", "plateau", "overfit", "underfit", "vanishing", "lr-low", "zero-grad-param", "dead-units")
+    consequences = (
+        "output-collapse",
+        "plateau",
+        "overfit",
+        "underfit",
+        "vanishing",
+        "lr-low",
+        "zero-grad-param",
+        "dead-units",
+    )
     fixes = (Fix("Loop over the loader, or mend what makes the input"),)
 
     batches: int = 10  # sampled steps
@@ -188,30 +197,25 @@ def _restart(loader: Loader) -> int | None:
 def _restart_in(source: Source, made: int) -> int | None:
     for call in source.calls(["DataLoader"]):
         if call.lineno <= made <= (call.end_lineno or call.lineno):
-            size = next((w.value for w in call.keywords if w.arg == "batch_size"), call.args[1] if call.args[1:] else None)
+            named = [word.value for word in call.keywords if word.arg == "batch_size"]
+            size = next(iter([*named, *call.args[1:2]]), None)
             if size is None or not isinstance(size, ast.Constant):
                 written = ast.unparse(size) if size is not None else ""
                 if "len(" in written or "shape" in written or "size" in written.replace("batch_size", ""):
                     return None
-    try:
-        tree = ast.parse("\n".join(source.lines))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    for loop in ast.walk(tree):
-        if isinstance(loop, (ast.For, ast.While)) and any(_steps(node) for node in ast.walk(loop)):
-            lines = [node.lineno for part in loop.body for node in ast.walk(part) if _is_restart(node)]  # type: ignore[attr-defined]
+    loops: list[ast.For | ast.While] = [*source.nodes(ast.For), *source.nodes(ast.While)]
+    for loop in loops:
+        within = [node for part in loop.body for node in ast.walk(part) if isinstance(node, ast.Call)]
+        if any(called(call) in ("step", "backward") for call in within):
+            lines = [call.lineno for call in within if _is_restart(call)]
             if lines:
                 return lines[0]
     return None
 
 
-def _steps(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and called(node) in ("step", "backward")
-
-
-def _is_restart(node: ast.AST) -> bool:
-    """Whether a node is `next(iter(...))`."""
-    if not isinstance(node, ast.Call) or called(node) != "next" or not node.args:
+def _is_restart(call: ast.Call) -> bool:
+    """Whether a call is `next(iter(...))`."""
+    if called(call) != "next" or not call.args:
         return False
-    inner = node.args[0]
+    inner = call.args[0]
     return isinstance(inner, ast.Call) and called(inner) in ("iter", "__iter__")

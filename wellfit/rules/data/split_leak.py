@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wellfit.condition import condition, training_loss
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Samples, location_of
 from wellfit.rule import Rule
@@ -36,7 +37,7 @@ class SplitLeak(Rule):
     When it is wrong
         Data of few different rows (short texts, categories) has equal rows by nature: inputs of fewer than `elements`
         elements, or `whole_elements` whole numbers, are left out. So are programs that make several models in turn
-        (folds), or that evaluate on training data as well. Augmented samples are not recognised.
+        (folds), play (reinforcement), or evaluate on training data as well. Augmented samples are not recognised.
 
     References
         Kaufman et al. 2012, "Leakage in data mining"; Kapoor and Narayanan 2023, "Leakage and the reproducibility
@@ -107,7 +108,7 @@ class SplitLeak(Rule):
                 print("accuracy", (model(x_test).argmax(1) == y_test).float().mean().item())
 
     def check(self, record: Record) -> Iterator[Finding]:
-        if len(np.unique(record.steps["a"])) != 1 or _evaluates_with_gradient(record):
+        if len(np.unique(record.steps["a"])) != 1 or _evaluates_with_gradient(record) or not _supervised(record):
             return
         for root, samples in record.samples.items():
             share = samples.shared / samples.evaluated if samples.evaluated else 0.0
@@ -138,6 +139,11 @@ class SplitLeak(Rule):
                       "share": share, "grave": self.grave},
             sure=False,
         )  # fmt: skip
+
+
+def _supervised(record: Record) -> bool:
+    """Whether a loss compares with targets that stay: in a game states come back by nature, trained on or not."""
+    return training_loss(record) is not None and not condition(record).adversarial
 
 
 def _evaluates_with_gradient(record: Record) -> bool:

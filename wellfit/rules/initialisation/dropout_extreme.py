@@ -18,9 +18,10 @@ class DropoutExtreme(Rule):
 
     What it checks
         The rates of all dropout that acts in training: of modules, and of calls of `F.dropout` where the program's text
-        gives a number. A rate above `high` is an error if more than `unlearned` of the loss is left (of the evaluation
-        too, where there is one), else a note; a rate of 1 leaves nothing and is always an error. Dropout of a rate of
-        `least` or more between the last layer with weights and the loss is an error.
+        gives a number, or else the zeros in the gradients of the layer before tell it. A rate above `high` is an error
+        if more than `unlearned` of the loss is left (of the evaluation too, where there is one), else a note; a rate of
+        1 leaves nothing and is always an error. Dropout of a rate of `least` or more between the last layer with
+        weights and the loss is an error too, below `heavy` only if that much of the loss is left.
 
     Why it hurts
         With a rate p a share of 1 - p of the values is left, and each of them is multiplied by 1/(1 - p): with p = 0.9
@@ -37,7 +38,7 @@ class DropoutExtreme(Rule):
 
     When it is wrong
         Masked or denoising autoencoders hide most of their input on purpose; if they learn, it is noted only. Rates in
-        variables given to `F.dropout` are not known.
+        variables given to `F.dropout` behind a pooling are not known.
 
     References
         Srivastava et al. 2014, "Dropout", section 7 and appendix A.4 (rates 0.2 for inputs, 0.5 for hidden units).
@@ -74,6 +75,7 @@ class DropoutExtreme(Rule):
 
     high: float = 0.7  # share dropped; the rates of published models reach 0.65 (AWD-LSTM)
     least: float = 0.05  # share dropped behind the last layer
+    heavy: float = 0.3  # the same, from which on no loss of a classifier can become small
     unlearned: float = 0.4  # share of the lower one of first loss and loss of guessing that is left
     steps: int = 20  # steps
 
@@ -141,7 +143,7 @@ class DropoutExtreme(Rule):
     def check(self, record: Record) -> Iterator[Finding]:
         behind = self._behind_the_last(record)
         if behind is not None:
-            yield self._found_behind(behind)
+            yield self._found_behind(record, behind)
         if record.step_count < self.steps:
             return
         told = (behind.layer or behind.location) if behind is not None else ""
@@ -155,18 +157,19 @@ class DropoutExtreme(Rule):
             for loss in record.losses.values():
                 for node in predictions(graph, loss.function) if loss.training else ():
                     dropped = _dropped(graph, node)
-                    drop = drop_of(record, dropped) if dropped is not None else None
+                    drop = drop_of(record, graph, dropped) if dropped is not None else None
                     if drop is not None and drop.rate >= self.least:
                         return drop
         return None
 
-    def _found_behind(self, drop: Drop) -> Finding:
+    def _found_behind(self, record: Record, drop: Drop) -> Finding:
+        heavy = drop.rate >= self.heavy
         return self.finding(
             f"{drop.what} drops {100 * drop.rate:.3g} % of the model's outputs behind its last layer: the loss sees a "
             "0 in place of an answer, which no weight can change, and evaluation sees other outputs than training; put "
             "dropout before the last layer",
-            severity="error", step=0, layer=drop.layer, location=drop.location,
-            evidence={"p": drop.rate, "least": self.least},
+            severity="error" if heavy or learns_little(record, self.unlearned) else "note", step=0, layer=drop.layer,
+            location=drop.location, evidence={"p": drop.rate, "least": self.least}, sure=heavy or record.finished,
         )  # fmt: skip
 
     def _found_high(self, record: Record, drop: Drop, count: int) -> Finding:

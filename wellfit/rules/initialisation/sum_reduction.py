@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from math import prod
 from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import Condition, condition, loss_scale
+from wellfit.condition import FEWEST_STEPS, Condition, classes, condition, loss_scale, training_loss
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward
-from wellfit.rules.memory import learned_nothing
+from wellfit.rules.memory import NEAR_CHANCE, learned_nothing
 from wellfit.rules.ratios import update_ratios
 from wellfit.rules.wiring import early_graphs
 
@@ -24,10 +25,10 @@ class SumReduction(Rule):
     """The loss is summed over the samples, so that gradients grow with the batch, and steps are too long.
 
     What it checks
-    Whether backward is called on a sum: a loss function with `reduction="sum"` that is not divided afterwards, or a
-    loss of the program's own that ends in `.sum()`; over `fewest` numbers or more, with plain SGD. Ill is such a run if it
-    learns nothing or breaks, and its steps are long: the update ratio rms(update) / rms(weight) has a median above
-    `long`, or reached `jump`, or ceased to be finite.
+    Whether backward is called on a sum: a loss function with `reduction="sum"` that is not divided afterwards, or one
+    with `reduction="none"` or of the program's own that ends in `.sum()`; over `fewest` numbers or more, with plain
+    SGD. Ill is such a run if it learns nothing or breaks, and its steps are long: the update ratio rms(update) /
+    rms(weight) has a median above `long`, or reached `jump`, or ceased to be finite.
 
     Why it hurts
     Gradients are as many times larger as there are numbers in the sum: a learning rate that is right for a mean is far
@@ -127,7 +128,7 @@ class SumReduction(Rule):
             return
         count, where, how = summed
         state = condition(record)
-        if count < self.fewest or not self._long_steps(record, state) or not self._breaks(record, state):
+        if count < self.fewest or not self._long_steps(record, state) or not self._breaks(record, state, count):
             return
         fares = {"non-finite": "the loss is not finite", "diverging": "the loss rises"}.get(
             state.verdict, "nothing is learned"
@@ -148,13 +149,15 @@ class SumReduction(Rule):
         loss = trained[0]
         scale = loss_scale(record, record.loss())
         shape = loss.target_shape or loss.prediction_shape
+        if shape is not None and loss.function == "cross_entropy" and shape == loss.prediction_shape:
+            shape = shape[:1] + shape[2:]  # targets are probabilities, and one number stands for all classes
         if not 0.5 < scale < 2 or not shape:
             return None
         return prod(shape), loss.location, f'{loss.function} with reduction="sum"'
 
     def _own(self, record: Record) -> tuple[int, Location | None, str] | None:
         """The same of a loss of the program's own: the last operation before backward is a sum of a whole tensor."""
-        if any(loss.training for loss in record.losses.values()):
+        if any(loss.training and loss.reduction != "none" for loss in record.losses.values()):
             return None
         graphs = early_graphs(record)
         node = graphs[0].loss if len(graphs) == 1 else None
@@ -173,9 +176,19 @@ class SumReduction(Rule):
         known = median[np.isfinite(median)]
         return bool(len(known)) and float(np.median(known)) > self.long
 
-    def _breaks(self, record: Record, state: Condition) -> bool:
+    def _guesses(self, record: Record, count: int) -> bool:
+        """Whether the last quarter of the run is no better than guessing, of which nothing is known for sums."""
+        loss, number = training_loss(record), classes(record)
+        if loss is None or loss.attributes.get("weight") or len(record.loss()) < FEWEST_STEPS:
+            return False
+        two = loss.function in ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+        level = count * math.log(2 if two else number or 1)
+        value = record.loss().value
+        return float(np.mean(value[-(len(value) // 4) :])) >= NEAR_CHANCE * level > 0
+
+    def _breaks(self, record: Record, state: Condition, count: int) -> bool:
         """Whether the run learns nothing or worse; a short one if it ends far above where it began."""
-        if learned_nothing(record, state):
+        if learned_nothing(record, state) or self._guesses(record, count):
             return True
         last = record.loss().value[-5:]
         return (

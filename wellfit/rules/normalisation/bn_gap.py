@@ -24,7 +24,7 @@ class BnGap(Rule):
         times, is an error if the evaluation loss is more than `apart` times that of training, and a note if no
         evaluation by the same loss was seen. A momentum of `high_momentum` or more, for layers with fewer than
         `many_elements` numbers a channel, is judged by the evaluation alike: its running statistics are those of the
-        last batch.
+        last batch. That is an error from `last_only` on with up to `few_elements` numbers, else a note.
 
     Why it hurts
         In training batch norm uses the statistics of the batch, in evaluation the running ones. If they differ, the
@@ -41,8 +41,8 @@ class BnGap(Rule):
         Training batches that differ from one another on purpose (one domain a batch).
 
     References
-        Ioffe and Szegedy 2015, "Batch normalization"; Wu and Johnson 2021, "Rethinking 'batch' in BatchNorm", 3 (precise
-        statistics).
+        Ioffe and Szegedy 2015, "Batch normalization"; Wu and Johnson 2021, "Rethinking 'batch' in BatchNorm", 3
+        (precise statistics).
     """
 
     code = "NRM803"
@@ -59,6 +59,8 @@ class BnGap(Rule):
     samples: int = 3  # sampled steps after these
     elements: int = 16  # of each channel: with fewer the batch's own statistics scatter as far
     high_momentum: float = 0.5  # share of the last batch in the running statistics
+    last_only: float = 0.9  # the same, from which on it is an error
+    few_elements: int = 64  # of each channel, for that: the mean of one batch is off by an eighth of the deviation
     many_elements: int = 256  # of each channel, from which on one batch is enough for its statistics
     apart: float = 2.0  # evaluation loss over training loss
 
@@ -124,9 +126,11 @@ class BnGap(Rule):
             layer, gap, spread = max(off, key=lambda one: max(one[1] / self.gap, abs(math.log(one[2]))))
             yield self._found_off(record, layer, gap, spread, len(off), len(norms), ratio)
             return
-        last = [layer for layer, series in norms if self._forgets(layer, series)]
+        last = [
+            (layer, float(np.median(series["elements"]))) for layer, series in norms if self._forgets(layer, series)
+        ]
         if last and ratio > self.apart:
-            yield self._found_momentum(record, last[0], len(last), ratio)
+            yield self._found_momentum(record, *last[0], len(last), ratio)
 
     def _away(self, series: Series) -> tuple[float, float] | None:
         """Gap and spread of a layer where they are too large, late in training."""
@@ -149,8 +153,8 @@ class BnGap(Rule):
         self, record: Record, layer: Layer, gap: float, spread: float, count: int, total: int, ratio: float
     ) -> Finding:
         momentum = layer.attributes.get("momentum")
-        known = isinstance(momentum, (int, float))
-        why = f" (momentum {momentum:g}: the weight of a new batch)" if known and momentum < 0.05 else ""
+        low = isinstance(momentum, (int, float)) and momentum < 0.05
+        why = f" (momentum {momentum:g}: the weight of a new batch)" if low else ""
         scored = ratio == ratio
         said = f", and the evaluation loss is {ratio:.3g} times that of training" if scored else ""
         return self.finding(
@@ -164,13 +168,14 @@ class BnGap(Rule):
             sure=record.finished,
         )  # fmt: skip
 
-    def _found_momentum(self, record: Record, layer: Layer, count: int, ratio: float) -> Finding:
+    def _found_momentum(self, record: Record, layer: Layer, elements: float, count: int, ratio: float) -> Finding:
         momentum = float(layer.attributes["momentum"])
+        grave = momentum >= self.last_only and elements <= self.few_elements
         return self.finding(
             f"batch norm `{layer.name}`{f' and {count - 1} more' if count > 1 else ''} has a momentum of {momentum:g}: "
             f"in torch it is the weight of the new batch, so running statistics are those of the last batch alone, and "
             f"the evaluation loss is {ratio:.3g} times that of training; set it to 0.1",
-            severity="error" if momentum >= 0.9 else "note", step=self.updates, layer=layer.name,
+            severity="error" if grave else "note", step=self.updates, layer=layer.name,
             location=layer.location,
             evidence={"momentum": momentum, "layers": count, "evaluation_over_training": ratio}, sure=record.finished,
         )  # fmt: skip

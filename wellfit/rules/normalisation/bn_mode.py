@@ -134,6 +134,7 @@ class BnMode(Rule):
             "statistics come from a trained model",
             severity="error", step=start, layer=off[0].name, location=_eval_call(record, off) or off[0].location,
             evidence={"layers": [layer.name for layer in off[:10]], "steps": record.step_count, "watched": seen},
+            sure=record.finished,
         )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ class BnSmallBatch(Rule):
     What it checks
         The numbers that each channel of a batch norm in train mode has in a batch (samples times places), the median
         over at least `batches` sampled steps. With `pair` of them the outputs are -1 and 1 whatever the inputs are:
-        an error if more than `unlearned` of the loss is left. With fewer than `few` it is an error if moreover the loss
-        of the evaluation is less than 1/`apart` or more than `apart` times that of training. With up to `rare` it is a
-        note where the model learns.
+        an error if more than `unlearned` of the loss is left. With fewer than `few`, or from no more samples
+        than `pair` with whatever places they have, it is an error if moreover the loss of the evaluation is less than
+        1/`apart` or more than `apart` times that of training. With up to `rare` it is a note where the model learns.
 
     Why it hurts
         Mean and variance of so few samples are mostly noise, and each sample's output depends on which others are in
@@ -120,7 +120,7 @@ class BnSmallBatch(Rule):
             for layer, series in batch_norms(record)
             if len(series) >= self.batches and "Sync" not in layer.class_name
         ]
-        small = [(size, layer) for size, layer in norms if 0 < size < self.few]
+        small = [(size, layer) for size, layer in norms if 0 < size < self.few or self._few_samples(layer)]
         if not small:
             return
         size, layer = min(small, key=lambda pair: (pair[0], pair[1].order))
@@ -132,6 +132,11 @@ class BnSmallBatch(Rule):
             yield self._found(record, layer, size, len(small), len(norms), state, ratio, "error")
         elif not poor and size <= self.rare:
             yield self._found(record, layer, size, len(small), len(norms), state, ratio, "note")
+
+    def _few_samples(self, layer: Layer) -> bool:
+        """Whether the numbers of a channel are many places of few samples, which are much alike."""
+        shape = layer.input_shape or ()
+        return len(shape) > 2 and 1 < shape[0] <= self.pair
 
     def _found(
         self,
@@ -153,9 +158,10 @@ class BnSmallBatch(Rule):
         if ratio == ratio:
             evidence["evaluation_over_training"] = ratio
         others = f" ({count} of {total} such layers)" if total > 1 else ""
+        samples = f" of {(layer.input_shape or (0,))[0]} samples" if self._few_samples(layer) else ""
         return self.finding(
-            f"batch norm `{layer.name}`{others} takes its statistics from {size:.0f} numbers a channel: {what}, and "
-            "evaluation computes another function than training"
+            f"batch norm `{layer.name}`{others} takes its statistics from {size:.0f} numbers a channel{samples}: "
+            f"{what}, and evaluation computes another function than training"
             + (", so little is learned" if ill else ", though the loss falls")
             + "; make the batches larger, or take GroupNorm or LayerNorm",
             severity="error" if ill else "note", layer=layer.name, location=layer.location, step=0,

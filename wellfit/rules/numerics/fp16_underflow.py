@@ -50,7 +50,7 @@ class Fp16Underflow(Rule):
     name = "fp16-underflow"
     family = "numerics"
     summary = "gradients, or an optimizer's eps, are 0 in float16"
-    reads = ("activation_gradient.rms", "activation_gradient.low", "event.non-finite", "loss")
+    reads = ("activation_gradient.rms", "activation_gradient.low", "layer", "event.non-finite", "loss")
     consequences = (
         "non-finite-grad",
         "non-finite-forward",

@@ -19,8 +19,9 @@ class OverflowNear(Rule):
 
     What it checks
         Layers whose output is float16: its largest absolute value above `of_largest` of 65504 and still finite, in at
-        least `samples` sampled steps. It is an error if the loss became non-finite or stays above `unlearned` of where
-        it began, or if GradScaler left out more than `left_out` steps; else a note.
+        least `samples` sampled steps, and not the same number each time (a constant that masks or clamps). It is an
+        error if the loss became non-finite or stays above `unlearned` of where it began, or if GradScaler left out more
+        than `left_out` steps; else a note.
 
     Why it hurts
         The next larger batch, or the next step, makes it infinite: the loss becomes NaN, or GradScaler leaves the step
@@ -44,7 +45,7 @@ class OverflowNear(Rule):
     name = "overflow-near"
     family = "numerics"
     summary = "outputs of a layer come near the largest float16"
-    reads = ("activation.amax", "event.scaler", "loss")
+    reads = ("activation.amax", "layer", "event.scaler", "loss")
     consequences = ("non-finite-forward", "non-finite-grad", "scaler-thrash", "diverged", "plateau")
     fixes = (Fix("Compute in bfloat16", override="precision"),)
 
@@ -117,7 +118,7 @@ class OverflowNear(Rule):
             location=layer.location,
             evidence={"largest": largest, "limit": LARGEST["float16"], "samples": seen, "layers": len(near),
                       "loss": state.verdict, "steps_left_out": skipped},
-            sure=record.finished or state.verdict == "non-finite",
+            sure=record.finished,
         )  # fmt: skip
 
     def _near(self, record: Record, layer: Layer) -> tuple[Layer, int, float, int] | None:
@@ -127,7 +128,7 @@ class OverflowNear(Rule):
         series = record.series("activation", layer.name)
         largest = series.amax
         near = np.isfinite(largest) & (largest > self.of_largest * LARGEST["float16"])
-        if np.count_nonzero(near) < self.samples:
+        if np.count_nonzero(near) < self.samples or len(np.unique(largest[near])) == 1:
             return None
         return layer, int(series.step[near][0]), float(largest[near].max()), int(np.count_nonzero(near))
 

@@ -56,6 +56,7 @@ class ScalerThrash(Rule):
     share: float = 0.05  # of all steps tried
     most: float = 0.3  # share from which on too much is wasted, however the loss fares
     unlearned: float = 0.7  # loss at the end over the lower of first loss and chance
+    sure_left_out: int = 100  # steps left out, to be told while the run lives; no start takes so many
 
     @staticmethod
     def sick() -> None:
@@ -120,7 +121,7 @@ class ScalerThrash(Rule):
             step=next(event["step"] for event in events if event["count"] > self.fewest),
             location=_made(record) or first_backward(record),
             evidence={"left_out": left_out, "tried": tried, "share": share, "loss": state.verdict},
-            sure=record.finished or (wasted and left_out > 2 * self.fewest),
+            sure=record.finished or (wasted and left_out > self.sure_left_out),
         )
 
 

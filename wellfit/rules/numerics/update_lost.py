@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from wellfit.condition import condition
+from wellfit.condition import Condition, condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Parameter, Record
 from wellfit.rule import Rule
@@ -23,7 +23,7 @@ class UpdateLost(Rule):
         Up to 1024 numbers of each weight matrix in bfloat16 or float16 before and after a step: the share of those
         whose gradient is not 0 that kept their value. Its median over at least `samples` sampled steps, and over the
         weights, above `lost`. It is an error if the loss stays above `unlearned` of where it began, a note if it stays
-        above `converged`.
+        above `converged`; also a note where the loss began below `trained_before` of the loss of guessing and falls.
 
     Why it hurts
         bfloat16 has 8 bits: a step shorter than 0.2 to 0.4 % of a weight leaves it as it is, step after step, and what
@@ -56,6 +56,7 @@ class UpdateLost(Rule):
     samples: int = 15  # sampled steps; the first 20 of a run are sampled
     unlearned: float = 0.7  # loss at the end over the lower of first loss and chance
     converged: float = 0.3  # the same; a run below has done its job
+    trained_before: float = 0.7  # first loss over the loss of guessing; a model that began below was trained before
     flat_steps: int = 200  # steps without a fall, to be told while the run lives
 
     @staticmethod
@@ -118,7 +119,7 @@ class UpdateLost(Rule):
             f"less than {100 * HALF_STEP[parameter.dtype]:.2g} % of a number is nothing to it, and the loss stays at "
             f"{state.end:.4g}; keep the weights in float32 and compute under torch.autocast, or use an optimizer with "
             "float32 master weights",
-            severity="error" if fits_poorly(state, self.unlearned) else "note",
+            severity="error" if self._ill(state) else "note",
             step=int(record.series("update", worst).step[self.samples - 1]),
             layer=parameter.layer or worst,
             location=cast_place(record, parameter.dtype)
@@ -127,6 +128,11 @@ class UpdateLost(Rule):
                       "start": state.start, "end": state.end},
             sure=record.finished or (state.verdict == "flat" and state.steps >= self.flat_steps),
         )  # fmt: skip
+
+    def _ill(self, state: Condition) -> bool:
+        """Whether the run does not do its job; one that goes on from a trained model need not fall far."""
+        goes_on = state.verdict == "learning" and state.start < self.trained_before * state.chance
+        return fits_poorly(state, self.unlearned) and not goes_on
 
     def _lost(self, record: Record, parameter: Parameter) -> float:
         """Share of a weight's numbers with a gradient that did not change, median over steps; NaN if too few."""

@@ -14,6 +14,7 @@ from wellfit.rules.wiring import early_graphs
 
 _TAKING_TIME = ("recurrent", "attention")
 _SEQUENCES = ("RNN", "LSTM", "GRU")
+_IN_PLACE = ("NativeDropout", "NativeLayerNorm", "Relu", "Tanh", "LeakyRelu", "Gelu", "Elu", "Silu")
 
 
 class BatchAxis(Rule):
@@ -24,8 +25,7 @@ class BatchAxis(Rule):
     that the loss is given, or of the DataLoader), and the axis that it takes for the batch is not. For an index -1 on
     the output of a recurrent layer: whether it takes the last sample of the batch and not the last moment. For a view
     or reshape whose result begins with the second axis of what it was given, (time, batch, ...) read as (batch, ...):
-    only a transposition does that. In all of them both lengths are `shortest` at least; the last one is also left
-    out where one length is a multiple of the other.
+    only a transposition does that. In all of them both lengths are `shortest` at least.
 
     Why it hurts
     The samples of a batch, which have nothing to do with one another, are mixed: each answer depends on what else
@@ -152,7 +152,7 @@ class BatchAxis(Rule):
         if len(shape) != 3 or min(shape[:2]) < self.shortest or shape[0] == shape[1]:
             return
         time, batch = (shape[1], shape[0]) if first else (shape[0], shape[1])
-        if batch % time == 0:
+        if batch % time == 0 or not _as_in_training(record, layer):
             return
         root = record.layers.get(layer.root)
         known = root.input_shape if root is not None else None
@@ -188,7 +188,7 @@ class BatchAxis(Rule):
         """`out[-1]` of a layer that is batch_first, or `out[:, -1]` of one that is not."""
         if not node.op.startswith("Select") or node.function != "__getitem__" or node.location is None:
             return None
-        given = graph.inputs(node.id)
+        given = [_below_units(graph, below) for below in graph.inputs(node.id)]
         layer = layers.get(given[0].layer or "") if len(given) == 1 else None
         if layer is None or layer.kind != "recurrent" or node.layer == layer.name or layer.input_shape is None:
             return None
@@ -216,14 +216,12 @@ class BatchAxis(Rule):
         if node.function not in ("view", "reshape") or not node.shapes or len(node.shapes[0]) < 3:
             return None
         first, second, *rest = node.shapes[0]
-        if min(first, second) < self.shortest or first % second == 0 or second % first == 0:
-            return None
-        if not {first, second} & {_target_size(record)}:
+        if min(first, second) < self.shortest or first == second or _target_size(record) not in (first, second):
             return None
         size, whole = _product(node.shapes[0]), first * _product(tuple(rest))
         shapes = [shape for user in graph.consumers(node.id) for shape in user.shapes if _product(shape) == size]
         for shape in shapes:
-            turned = shape[:2] == (second, first) and _target_size(record) in (first, second)
+            turned = shape[:2] == (second, first)
             flattened = shape == (second, whole) and _target_size(record) == second
             if turned or flattened:
                 return self.finding(
@@ -249,11 +247,37 @@ def _batch_sizes(record: Record, axes: tuple[int, int]) -> set[int]:
     known = {size for size in sizes if size == axes[0]} if axes[1] not in sizes else set()
     trained = [loss for loss in record.losses.values() if loss.training]
     size = _target_size(record)
+    if size == axes[1]:
+        return set()  # so does the target: a part of a loader's batch
     # A target of (time, batch) may begin with either: only one that has no such pair tells.
     shapes = [shape for loss in trained for shape in (loss.target_shape, loss.prediction_shape) if shape]
     if size is not None and not any(axes[1] in shape[1:] for shape in shapes):
         known.add(size)
     return known
+
+
+def _as_in_training(record: Record, layer: Layer) -> bool:
+    """Whether what a layer was first given has the shape of what it is given in training, where that is known: a
+    program may try its model on made-up numbers before."""
+    seen = [
+        node.shapes[0]
+        for graph in early_graphs(record)
+        for node in graph.nodes
+        if node.layer == layer.name and node.shapes and len(node.shapes[0]) == 3
+    ]
+    # multi_head_attention_forward is given (time, batch, features), whatever the layer takes.
+    given = layer.input_shape or ()
+    return not seen or any(sorted(shape[:2]) == sorted(given[:2]) for shape in seen)
+
+
+def _below_units(graph: Graph, node: Node) -> Node:
+    """The node below those that keep each number in its place: activations, dropout, norms over features."""
+    for _ in range(10):
+        inputs = [below for below in graph.inputs(node.id) if below.op != "AccumulateGrad"]
+        if len(inputs) != 1 or not (node.op.startswith(_IN_PLACE) or node.function == "dropout"):
+            break
+        node = inputs[0]
+    return node
 
 
 def _axes_of_last(file: str, line: int) -> set[int]:
@@ -266,10 +290,11 @@ def _axes_of_last(file: str, line: int) -> set[int]:
         index = node.slice
         if _is_last(index):
             axes.add(0)
-        elif (
-            isinstance(index, ast.Tuple) and len(index.elts) >= 2 and _is_all(index.elts[0]) and _is_last(index.elts[1])
-        ):
-            axes.add(1)
+        elif isinstance(index, ast.Tuple) and len(index.elts) >= 2:
+            if _is_last(index.elts[0]) and all(map(_is_all, index.elts[1:])):
+                axes.add(0)
+            elif _is_all(index.elts[0]) and _is_last(index.elts[1]):
+                axes.add(1)
     return axes
 
 

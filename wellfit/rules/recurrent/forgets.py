@@ -29,12 +29,13 @@ class Forgets(Rule):
     """No credit reaches the early moments of a sequence: what the layer saw there cannot be learned from.
 
     What it checks
-    In a run of `steps` steps or more that learned nothing although its weights moved (by `path` of their size), with
-    sequences of `long` moments or more that are judged by their last state: the gradient of the layer's input falls
-    from part to part of time, and that of the first eighth is below `first_to_last` of that of the last; or, where the
-    input takes no gradient, the layer's memory is shorter than `memory` of the sequence: an LSTM whose forget gates are
-    open by f on average, none of them fully, keeps a state for -1 / ln(f) moments, a plain layer whose weights from
-    state to state have the gain g < 1 for -1 / ln(g).
+    In a run of `steps` steps or more that learned nothing although its weights moved (by `path` of their size, and by
+    less than `long_steps` of it in a step, after the first `warm_up`), with sequences of `long` moments or more that
+    are judged by their last state, on `samples` samples or more: the gradient of the layer's input falls from part to
+    part of time, and that of the first eighth is below `first_to_last` of that of the last; or, where the input takes
+    no gradient, the layer's memory is shorter than `memory` of the sequence: an LSTM whose forget gates are open by f
+    on average, none of them fully, keeps a state for -1 / ln(f) moments, a plain layer whose weights from state to
+    state have the gain g < 1 for -1 / ln(g).
 
     Why it hurts
     The gradient is a product of as many factors as there are moments. Where they are smaller than 1 nothing of it is
@@ -73,6 +74,8 @@ class Forgets(Rule):
     steps: int = 100  # steps before anything is said
     sure_steps: int = 1000  # steps; long memories are learned late: until then it is told at the end only
     path: float = 0.25  # sum of update ratios; with less the learning rate is the first thing to look at
+    long_steps: float = 0.05  # median of rms(update) / rms(weight) after `warm_up`: the learning rate is to blame
+    warm_up: int = 10  # steps; small weights move far at first
     samples: int = 5  # sampled steps
 
     @staticmethod
@@ -135,8 +138,11 @@ class Forgets(Rule):
         state = condition(record)
         if state.verdict not in ("flat", "learning") or not learned_nothing(record, state):
             return
-        if not path_length(update_ratios(record), record.step_count) >= self.path:
+        ratios = update_ratios(record)
+        if not path_length(ratios, record.step_count) >= self.path:
             return
+        if np.nanmedian([0.0, *ratios.median[ratios.step >= self.warm_up]]) > self.long_steps:
+            return  # steps that throw away what was learned hide what could be
         for layer in layers:
             found = self._shown(record, layer)
             if found is not None:

@@ -31,7 +31,8 @@ class RecurrentExplode(Rule):
     In a run that learns nothing or breaks: (1) the gradient of the layer's input is `back_in_time` times as large in
     the first eighth of time as in the last, and it grows over both halves; (2) the gradient of the weights from state
     to state is over `over_head` times that of the model's last linear layer; (3) it is over `spike` times its own
-    median in a tenth of the samples, though steps are not long (below `long_steps`); (4) the numbers cease to be
+    median in a tenth of the samples, though steps are not long (below `long_steps`) and have not made the state weights
+    `grown` times as large; (4) the numbers cease to be
     finite, and a plain layer's weights from state to state multiply a state by `gain` or more at each moment. For (1)
     and (2) at least `samples` samples are needed, for (3) twice as many.
 
@@ -85,6 +86,7 @@ class RecurrentExplode(Rule):
     over_head: float = 100.0  # rms of the state weights' gradient over the last layer's; healthy: to 1.9, ill: 1e6
     spike: float = 100.0  # upper tenth of the state weights' gradients over their median; healthy: to 17, ill: 550
     long_steps: float = 0.1  # median of rms(update) / rms(weight): then it is the learning rate that makes spikes
+    grown: float = 5.0  # rms of a state weight over that of its beginning; healthy: to 2, at 100 times the rate: 44
     gain: float = 1.3  # rms(W) sqrt(units) of the state weights; healthy: to 1.1, gated ones to 1.8
     samples: int = 5  # sampled steps
     steps: int = 200  # steps after which a verdict on how the run fares stands
@@ -172,13 +174,21 @@ class RecurrentExplode(Rule):
             for name in names:
                 size = gradient_sizes(record, name)
                 ratio = float(np.quantile(size, 0.9) / np.median(size))
-                if len(size) >= 2 * self.samples and ratio > self.spike:
+                if len(size) >= 2 * self.samples and ratio > self.spike and not self._has_grown(record, name):
                     return f"a tenth of those of `{name}` are over {ratio:.3g} times the median", ratio
         if state.verdict == "non-finite" and layer.class_name.startswith("RNN"):
             gain = max((state_gain(record, name) for name in state_weights(layer)), default=math.nan)
             if gain > self.gain:
                 return f"its weights multiply a state by about {gain:.3g} at each moment", gain
         return None
+
+    def _has_grown(self, record: Record, name: str) -> bool:
+        """Whether a state weight is far larger than at the beginning: then it is the learning rate that is to blame."""
+        parameter = record.parameters.get(name)
+        if parameter is None or len(parameter.shape) != 2:
+            return False
+        first = parameter.initial.rms * math.sqrt(parameter.shape[1])
+        return state_gain(record, name) > self.grown * first
 
     def _over_head(self, record: Record, layer: Layer, name: str) -> float:
         """Median of rms(gradient) of a state weight over that of the last linear layer called after it."""

@@ -14,6 +14,7 @@ from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.grids import grid
+from wellfit.rules.layering import answers_alike
 from wellfit.rules.ratios import weights
 
 # Optimizers that add the decay to the gradient; all others take it from the weights directly, as AdamW does.
@@ -43,11 +44,12 @@ class DecayDominates(Rule):
     """Weight decay pulls the weights to zero faster than the gradient can build them up.
 
     What it checks
-    In a run whose loss stays above `unlearned` of where it began (or of the level of guessing): the weights of an
+    In a run whose loss stays above `unlearned` of where it began, or of the level of guessing: the weights of an
     optimizer shrank, the median one below `shrunk` of its first size, and while they lost that size the decay was the
     stronger force. Where it is added to the gradient (SGD, Adam) that is weight_decay * |w| / |gradient| over all
     weights above `dominates`; where it acts on the weights themselves (AdamW), lr * weight_decay * |w| / |update| above
-    `of_update`. Medians over the sampled steps.
+    `of_update`. Medians over the sampled steps. It is an error if the loss stays above `failed` of where it began, or
+    the model gives the same answer for all inputs (a variation below `same_answer`), else a note.
 
     Why it hurts
     What the model learns is forgotten faster than it is learned: the weights, and with them activations and gradients,
@@ -62,7 +64,7 @@ class DecayDominates(Rule):
 
     When it is wrong
     Weights before a norm may shrink without harm, and weights that began far too large may have to: such runs learn,
-    and nothing is said of a run that does.
+    and nothing is said of a run that learns well.
 
     References
     Loshchilov, Hutter: Decoupled weight decay regularization (2019); Krogh, Hertz: A simple weight decay can improve
@@ -90,6 +92,8 @@ class DecayDominates(Rule):
     fixes = (Fix("Divide the weight decay by 100", override="weight-decay"),)
 
     unlearned: float = 0.3  # loss at the end over the lower of first loss and chance; a run below has done its job
+    failed: float = 0.7  # the same, from which on the run does not do its job
+    same_answer: float = 0.02  # batch variation of the output below which all inputs get one answer; healthy: >= 0.097
     shrunk: float = 0.5  # rms of the median weight over its first; weights of healthy runs grow, or keep 0.6
     dominates: float = 1.0  # decay over gradient; healthy runs: 7e-4 to 0.02, faulty ones 1.4 and more
     of_update: float = 0.5  # share of the update; healthy runs: to 0.13
@@ -182,7 +186,9 @@ class DecayDominates(Rule):
             f"weight decay {found.decay:g} wins over learning: it was {much}, the median weight is down to "
             f"{100 * found.left:.2g} % of its first size, and the loss stays at {state.end:.4g} (it began at "
             f"{state.start:.4g}); lower the weight decay to {found.decay / 100:.1g}",
-            severity="error", step=found.step, location=optimizer.location,
+            severity="error" if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer) else "note",
+            step=found.step,
+            location=optimizer.location,
             evidence={"decay": found.decay, "force": found.force, "left": found.left, "half_at_step": found.step,
                       "start": state.start, "end": state.end, "verdict": state.verdict},
             sure=record.finished or (state.verdict == "flat" and found.left < self.sure_left),

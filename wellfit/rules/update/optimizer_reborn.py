@@ -65,7 +65,7 @@ class OptimizerReborn(Rule):
     share: float = 0.7  # of weights, or samples, that show it; healthy runs: below 0.1, with a fresh state above 0.8
     samples: int = 8  # watched steps, from the `first` on
     first: int = 3  # step from which a true state differs from a fresh one
-    changes: float = 1.3  # largest over smallest rms of a gradient: it does change, so a true Adam's steps would too
+    changes: float = 2.0  # largest over smallest rms of a gradient: with that a true Adam's steps differ by 10 %
 
     @staticmethod
     def sick() -> None:
@@ -198,9 +198,11 @@ class OptimizerReborn(Rule):
     def _changes(self, size: Floats, mean: Floats) -> bool:
         """Whether a gradient changes from step to step: a true Adam's steps are alike only if it does not."""
         size, mean = size[np.isfinite(size)], mean[np.isfinite(mean)]
-        if len(size) < self.samples or not size.min() > 0:
-            return len(size) >= self.samples and bool(size.max() > 0)
-        flips = float(np.mean(np.sign(mean[1:]) != np.sign(mean[:-1]))) if len(mean) > 1 else 0.0
+        if len(size) < self.samples:
+            return False
+        # Where elements have both signs, the sign of their mean says nothing of theirs.
+        clear = mean[np.abs(mean) > 0.5 * np.median(size)]
+        flips = float(np.mean(np.sign(clear[1:]) != np.sign(clear[:-1]))) if len(clear) >= self.samples else 0.0
         return bool(size.max() > self.changes * size.min()) or flips > 0.1
 
     def _without_momentum(self, record: Record, optimizer: Optimizer) -> tuple[int, float]:
@@ -209,6 +211,8 @@ class OptimizerReborn(Rule):
         momentum = group.get("momentum")
         if optimizer.class_name != "SGD" or not isinstance(momentum, float) or momentum < 0.5:
             return 0, 0.0
+        if group.get("dampening"):
+            return 0, 0.0  # then a gradient that stays the same is the step
         factor = 1 + momentum if group.get("nesterov") else 1.0
         ratios, steps = [], 0
         for name in _held(record, optimizer):

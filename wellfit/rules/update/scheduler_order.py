@@ -53,7 +53,7 @@ class SchedulerOrder(Rule):
     steps as the run has was stepped less than `seldom` of them; (4) a cosine was stepped `often` times its T_max, at
     each batch, so that the rate jumps up and down; (5) no line of the program steps it; (6) it was stepped before the
     first step of the optimizer. (1) and (2) are errors; (3), (4), and (5) of a schedule that begins low, where the loss
-    ends above `unlearned`; the rest are notes.
+    ends above `unlearned`; the rest are notes, and (1) is where other optimizers go on meanwhile.
 
     Why it hurts
     A schedule that is meant in epochs and stepped at each batch is over before anything is learned; one that is meant
@@ -67,7 +67,8 @@ class SchedulerOrder(Rule):
     The schedule comes to be what it was meant to be.
 
     When it is wrong
-    A run that is short on purpose, of a schedule that was planned for a longer one. A cosine used as a cycle.
+    A run that is short on purpose, of a schedule that was planned for a longer one. A cosine used as a cycle. Of
+    ReduceLROnPlateau nothing is said: its rate falls because the loss does not.
 
     References
     PyTorch documentation, "How to adjust learning rate"; Loshchilov and Hutter 2017, "SGDR"; Smith and Topin 2019,
@@ -87,9 +88,7 @@ class SchedulerOrder(Rule):
 
     still: int = 20  # steps at the start with a rate of exactly 0; a warm-up from 0 has one
     still_share: float = 0.1  # of all steps; so many at least, for it to be told as an error
-    spent: float = (
-        0.011  # of the peak of the rate; a cosine is below it for its last 7 %, one in steps for its last part
-    )
+    spent: float = 0.011  # of the peak of the rate; a cosine is below it for its last 7 % only
     spent_share: float = 0.5  # of the run's steps
     unlearned: float = 0.5  # loss at the end over that of the start, or of chance where it is lower
     seldom: float = 0.2  # steps of the scheduler over those it was planned for
@@ -168,10 +167,11 @@ class SchedulerOrder(Rule):
         if still >= self.still and (record.finished or still == count) and still >= self.still_share * count:
             return (
                 f"the learning rate is 0 for the first {still} of {count} steps, which change nothing",
-                "step the scheduler after each step of the optimizer, not once an epoch", "error",
-            )  # fmt: skip
-        if not record.finished or count < self.fewest or record.events("exception"):
-            return None
+                "step the scheduler after each step of the optimizer, not once an epoch",
+                "error" if len(record.optimizers) == 1 else "note",  # a part may be thawed late on purpose
+            )
+        if not _whole(record) or count < self.fewest or scheduler.class_name == "ReduceLROnPlateau":
+            return None  # a rate that falls because the loss does not is a consequence
         small = float(np.mean(rate < self.spent * rate.max()))
         if small > self.spent_share and fits_poorly(state, self.unlearned):
             at = int(course.step[np.flatnonzero(rate < self.spent * rate.max())[0]])
@@ -228,7 +228,7 @@ class SchedulerOrder(Rule):
         """Nothing in the file steps it, and it is not handed on to what might."""
         if source is None or not names or scheduler.class_name not in _AT_ONCE or course.changes:
             return None
-        if not record.finished or len(course.rate) < self.fewest or record.events("exception"):
+        if not _whole(record) or len(course.rate) < self.fewest:
             return None
         used = [node for node in source.nodes(ast.Name) if isinstance(node.ctx, ast.Load) and node.id in names]
         if used or any("." in name for name in names):
@@ -253,6 +253,11 @@ class SchedulerOrder(Rule):
             },
             sure=record.finished,
         )  # fmt: skip
+
+
+def _whole(record: Record) -> bool:
+    """Whether a run went to its own end."""
+    return record.finished and not record.events("exception") and not record.events("stopped")
 
 
 def _course(record: Record, optimizer: Optimizer) -> Course:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import ClassVar
+
+import numpy as np
 
 from wellfit.finding import Finding, Fix
 from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward
 from wellfit.rules.loop_order import optimizer_steps
+
+# Names of copies that are kept as they are on purpose.
+_KEPT = re.compile(r"init|base|ref|control|untrained|random|start|orig|before|old|first|frozen|teacher|prior", re.I)
 
 
 class WrongObject(Rule):
@@ -34,7 +40,8 @@ class WrongObject(Rule):
     The program means something else afterwards: what it was meant to.
 
     When it is wrong
-    A copy of the first weights that is kept for a comparison.
+    A copy of the first weights that is kept for a comparison: nothing is said where its name tells that ("control",
+    "reference", "initial"). A running average that begins late: nothing is said where its evaluation loss shows that.
 
     References
     PyTorch documentation, torch.optim, "Constructing it"; TrainCheck (2025).
@@ -176,7 +183,7 @@ class WrongObject(Rule):
         others = [p for p in record.parameters.values() if p.optimizer is None and p not in trained]
         copies = [next((o for o in others if _same(o, weight)), None) for weight in weights]
         found = [copy for copy in copies if copy is not None]
-        if len(found) < len(weights):
+        if len(found) < len(weights) or _KEPT.search(events[0]["root"]) or _changed_later(record, events[0]["root"]):
             return
         yield self.finding(
             f"`{events[0]['root']}`, a copy of the model, is evaluated, and after {steps[0]} steps still has the "
@@ -192,6 +199,16 @@ class WrongObject(Rule):
 def _root(record: Record, parameter: Parameter) -> str:
     layer = record.layers.get(parameter.layer)
     return layer.root if layer is not None else parameter.layer
+
+
+def _changed_later(record: Record, root: str) -> bool:
+    """Whether losses show that a copy does learn after all: it alone is evaluated, and they do not stay the same."""
+    curves = [record.evaluations(loss).value for loss in record.evaluated_losses()]
+    curves = [curve for curve in curves if len(curve) > 1]
+    if not curves or any(event["root"] != root for event in record.events("evaluation")):
+        return False
+    with np.errstate(all="ignore"):
+        return not any(float(np.ptp(curve)) <= 1e-5 * abs(float(curve[0])) for curve in curves)
 
 
 def _same(one: Parameter, other: Parameter) -> bool:
