@@ -86,6 +86,4 @@ def compared(first: Record, other: Record, what: Literal["parameter", "gradient"
 
 def apart(tensors: Sequence[Compared], steps: int) -> list[Compared]:
     """Those that differ at `steps` steps or more, and at most of those that were compared."""
-    return [
-        one for one in tensors if (count := int(np.sum(one.gap > SAME))) >= steps and count > 0.5 * len(one.gap)
-    ]
+    return [one for one in tensors if (count := int(np.sum(one.gap > SAME))) >= steps and count > 0.5 * len(one.gap)]

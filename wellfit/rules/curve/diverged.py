@@ -44,7 +44,7 @@ class Diverged(Rule):
     family: ClassVar[Family] = "curve"
     summary = "the training loss rose for good"
     reads = ("loss",)
-    consequences = ("plateau", "overfit", "scaler-thrash")
+    consequences = ("spike", "plateau", "overfit", "scaler-thrash")
     fixes = (
         Fix("Divide the learning rate by 3", safe=True),
         Fix("Clip the gradient norm", safe=True),

@@ -50,7 +50,7 @@ class Spike(Rule):
     family: ClassVar[Family] = "curve"
     summary = "single batches throw the model far back"
     reads = ("loss",)
-    consequences = ("grad-spike", "underfit")
+    consequences = ("underfit",)
     fixes = (
         Fix("Clip the norm of the gradient", override="clip-norm", safe=True),
         Fix("Take a loss that grows less with the error", override="loss"),

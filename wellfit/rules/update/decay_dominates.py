@@ -80,7 +80,6 @@ class DecayDominates(Rule):
         "lr-high",
         "plateau",
         "output-collapse",
-        "rank-collapse",
         "vanishing",
         "dead-units",
         "zero-grad-param",

@@ -50,6 +50,7 @@ class LrHigh(Rule):
     summary = "learning rate too high: steps as long as the weights"
     reads = ("update.rms", "loss")
     consequences = (
+        "spike",
         "diverged",
         "plateau",
         "dead-units",
