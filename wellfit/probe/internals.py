@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wellfit.probe.statistics import NAN, Meter, Row
+from wellfit.probe.statistics import NAN, Meter, Row, is_plain
 
 ROWS = 256  # samples of a batch looked at
 SHUT = 0.05  # a gate below this on average is shut, above 1 - this it is open
@@ -51,10 +51,12 @@ def gate_row(module: nn.LSTM, given: Any, output: torch.Tensor) -> Row | None:
         output: (time, batch, units) or (batch, time, units).
     """
     plain = module.num_layers == 1 and not module.bidirectional and not module.proj_size
-    if not plain or not isinstance(given, torch.Tensor) or given.dim() != 3 or not given.is_cpu:
+    if not plain or not all(isinstance(each, torch.Tensor) and is_plain(each) for each in (given, output)):
+        return None
+    if given.dim() != 3 or not given.is_cpu or output.shape != (*given.shape[:2], module.hidden_size):
         return None
     axis = 1 if module.batch_first else 0
-    if given.shape[axis] < 2:
+    if given.shape[axis] < 2 or given.shape[2] != module.input_size:
         return None
     to_gates, from_state, *biases = module.all_weights[0]
     with torch.no_grad():

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from wellfit.probe.statistics import is_plain
+
 ROWS = 64  # of a batch
 TRAINED = 20_000  # fingerprints kept of training
 EVALUATED = 5_000
@@ -56,7 +58,9 @@ class Samples:
 
     def _fingerprints(self, given: Any) -> list[int]:
         """One number for each row of a batch; none of what is no batch on the CPU."""
-        if not isinstance(given, torch.Tensor) or not given.is_cpu or given.layout is not torch.strided:
+        if not isinstance(given, torch.Tensor) or not is_plain(given) or torch.compiler.is_compiling():
+            return []
+        if not given.is_cpu or given.layout is not torch.strided or not given.numel():
             return []
         if given.dim() < 2 or given.is_meta or given.is_nested or given.is_quantized or given.is_complex():
             return []

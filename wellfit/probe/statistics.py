@@ -83,7 +83,7 @@ class Meter:
             and not tensor.is_meta
             and not tensor.is_quantized
             and not tensor.is_nested
-            and _plain(tensor)
+            and is_plain(tensor)
         )
 
     def summary(
@@ -147,7 +147,8 @@ def is_real(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and not tensor.is_meta and type(tensor).__torch_dispatch__ is _NO_DISPATCH
 
 
-def _plain(tensor: torch.Tensor) -> bool:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether this is a tensor of torch's own kind, with numbers of its own."""
     kind = type(tensor)
     if not (kind is torch.Tensor or kind is torch.nn.Parameter or kind is torch.nn.parameter.Buffer):
         return False

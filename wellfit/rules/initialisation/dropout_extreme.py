@@ -63,7 +63,6 @@ class DropoutExtreme(Rule):
         "non-finite-grad",
         "dead-units",
         "saturated",
-        "noise-dominated",
         "dropout-before-bn",
         "bn-gap",
         "underfit",

@@ -48,7 +48,6 @@ class BnMode(Rule):
         "plateau",
         "vanishing",
         "exploding",
-        "activation-growth",
         "init-gain",
         "diverged",
         "lr-high",

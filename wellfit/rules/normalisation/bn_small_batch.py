@@ -55,7 +55,6 @@ class BnSmallBatch(Rule):
         "overfit",
         "diverged",
         "output-collapse",
-        "noise-dominated",
         "val-too-good",
         "exploding",
         "vanishing",

@@ -69,7 +69,6 @@ class RecurrentExplode(Rule):
         "non-finite-forward",
         "non-finite-grad",
         "output-collapse",
-        "activation-growth",
         "underfit",
         "oscillation",
         "initial-loss",
