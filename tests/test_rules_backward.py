@@ -13,13 +13,12 @@ from wellfit.record import Record
 from wellfit.rules.backward.clip_dominates import ClipDominates
 from wellfit.rules.backward.exploding import Exploding
 from wellfit.rules.backward.extra_zero import ExtraZero
-from wellfit.rules.backward.grad_spike import GradSpike
 from wellfit.rules.backward.non_finite_grad import NonFiniteGrad
 from wellfit.rules.backward.stale_grad import StaleGrad
 from wellfit.rules.backward.vanishing import Vanishing
 from wellfit.rules.backward.zero_grad_param import ZeroGradParam
 
-RULES = [ClipDominates, Exploding, ExtraZero, GradSpike, NonFiniteGrad, StaleGrad, Vanishing, ZeroGradParam]
+RULES = [ClipDominates, Exploding, ExtraZero, NonFiniteGrad, StaleGrad, Vanishing, ZeroGradParam]
 
 
 def chain(folder: Path, gradients: list[float], activation: str | None = None) -> Training:
@@ -247,53 +246,6 @@ def test_a_second_optimizer_may_be_cleared_between(tmp_path: Path) -> None:
     told.out.declare({"type": "optimizer", "id": 1, "class": "SGD", "parameters": []})
     pattern = ["zero_grad:0", "backward", "zero_grad:1", "backward", "step:0"]
     assert list(ExtraZero().check(told.record(FALLING, [pattern]))) == []
-
-
-# grad-spike ----------------------------------------------------------------------------------------------------------
-
-SPIKES = (30, 45)
-
-
-def spiking(
-    folder: Path, size: float, rose: float, at: tuple[int, ...] = SPIKES, base: float = 1.0, lasts: int = 6
-) -> Record:
-    """A gradient of norm 1 that is `size` at these steps; the next losses are `rose` times as high."""
-    told = Training(folder)
-    told.layer("l0", 10)
-    after = {step + more for step in at for more in range(1, lasts + 1)}
-    told.measure(
-        "gradient", "l0.weight", [row(size * base if step in at else base if step > 15 else 1.0) for step in range(80)]
-    )
-    return told.record([2.0 * 0.98**step * (rose if step in after else 1.0) for step in range(80)])
-
-
-def test_gradients_of_single_batches_that_throw_the_loss_back(tmp_path: Path) -> None:
-    [found] = GradSpike().check(spiking(tmp_path, 50.0, 3.0))
-    assert (found.severity, found.step, found.evidence["steps"]) == ("note", 30, ["30", "45"])
-    assert found.location is not None and found.location.line == 90
-    assert found.evidence["worst"] == pytest.approx(50.0) and "single batches" in found.message
-
-
-def test_spikes_after_which_the_loss_stays_high_are_an_error(tmp_path: Path) -> None:
-    [found] = GradSpike().check(spiking(tmp_path, 50.0, 8.0, (22, 40, 60), lasts=9))
-    assert found.severity == "error" and found.evidence["spikes"] == 3
-
-
-@pytest.mark.parametrize(
-    ("size", "rose", "at", "base"),
-    [
-        (9.0, 3.0, SPIKES, 1.0),  # not that large
-        (50.0, 1.3, SPIKES, 1.0),  # without harm
-        (50.0, 3.0, (30,), 1.0),  # by chance
-        (50.0, 3.0, (5, 12), 1.0),  # in the warm-up
-        (50.0, 3.0, SPIKES, 0.05),  # of a model that fits: not above the first gradients
-        (50.0, 3.0, tuple(range(21, 80, 3)), 1.0),  # in every third step: another illness
-    ],
-)
-def test_gradients_that_are_not_called_spikes(
-    tmp_path: Path, size: float, rose: float, at: tuple[int, ...], base: float
-) -> None:
-    assert list(GradSpike().check(spiking(tmp_path, size, rose, at, base))) == []
 
 
 # clip-dominates ------------------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ class LabelSorted(Rule):
         "diverged",
         "overfit",
         "exploding",
-        "grad-spike",
         "spike",
         "oscillation",
         "lr-high",

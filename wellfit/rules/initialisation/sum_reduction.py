@@ -66,7 +66,6 @@ class SumReduction(Rule):
         "non-finite-grad",
         "oscillation",
         "spike",
-        "grad-spike",
         "zero-grad-param",
         "lr-low",
         "vanishing",
