@@ -184,6 +184,29 @@ print(len(x.unique(dim=0)))
     assert (samples.trained, samples.trained_calls, samples.evaluated, samples.shared) == (30, 60, 20, 10)
 
 
+@pytest.mark.parametrize("width", [3000, 100_000])
+def test_sparse_rows_that_differ_in_one_element_are_no_repeats(run: Run, width: int) -> None:
+    ran = run(
+        HEAD
+        + f"""
+x = torch.zeros(60, {width})
+for row in range(60):
+    x[row, torch.randint(0, {width}, (9,))] = 1.0
+model = nn.Linear({width}, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for batch in x[:40].split(4):
+    optimizer.zero_grad()
+    model(batch).square().mean().backward()
+    optimizer.step()
+with torch.no_grad():
+    for batch in x[40:].split(4):
+        model(batch)
+"""
+    )
+    assert ran.record is not None, ran.err
+    assert all(samples.shared == 0 for samples in ran.record.samples.values())
+
+
 def test_what_layers_are_given_and_give(run: Run) -> None:
     ran = run(
         HEAD

@@ -11,7 +11,9 @@ from wellfit.probe.statistics import is_plain
 ROWS = 64  # of a batch
 TRAINED = 20_000  # fingerprints kept of training
 EVALUATED = 5_000
-ELEMENTS = 128  # of a row that its fingerprint is made of
+ELEMENTS = 8192  # of a row that its fingerprint is made of: of longer rows every second, third ...
+LOOKED_AT = 65_536  # elements of a batch, so that long rows cost no more than many short ones
+FILLED = 16  # of a longer row's elements are not 0, or what is left of a sparse one may be alike by chance
 
 
 class Samples:
@@ -64,11 +66,14 @@ class Samples:
             return []
         if given.dim() < 2 or given.is_meta or given.is_nested or given.is_quantized or given.is_complex():
             return []
-        rows = given.detach()[:ROWS].reshape(min(len(given), ROWS), -1)
-        if rows.shape[1] < 2 or not len(rows):
+        width = given[0].numel()
+        if width < 2:
             return []
-        step = max(1, rows.shape[1] // ELEMENTS)
-        bits = _bits(rows[:, ::step])
+        step = -(-width // ELEMENTS)
+        count = min(len(given), ROWS, max(1, LOOKED_AT * step // width))
+        bits = _bits(given.detach()[:count].reshape(count, -1)[:, ::step])
+        if step > 1:
+            bits = bits[(bits != 0).sum(1) >= FILLED]
         return (bits * self._factor(bits.shape[1])).sum(1).tolist()  # type: ignore[no-any-return]
 
     def _factor(self, count: int) -> torch.Tensor:
