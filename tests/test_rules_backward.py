@@ -97,14 +97,6 @@ def test_exploding_in_steps_names_the_optimizer(tmp_path: Path) -> None:
     assert found.location is not None and found.location.line == 80
 
 
-def test_exploding_back_in_time_names_the_recurrent_layer(tmp_path: Path) -> None:
-    told = Training(tmp_path)
-    told.layer("rnn", 15, kind="recurrent")
-    told.measure("time_profile", "rnn", [(90.0, 40.0, 20.0, 10.0, 5.0, 3.0, 2.0, 1.0)] * 30)
-    [found] = Exploding().check(told.record(FLAT))
-    assert found.layer == "rnn" and found.location is not None and found.location.line == 15
-
-
 @pytest.mark.parametrize("losses", [FALLING, FLAT])
 def test_gradients_of_healthy_size_do_not_explode(tmp_path: Path, losses: list[float]) -> None:
     assert list(Exploding().check(chain(tmp_path, [0.5, 0.7, 1.0]).record(losses))) == []

@@ -71,13 +71,14 @@ def compared(first: Record, other: Record, what: Literal["parameter", "gradient"
             continue
         # Large tensors are sampled, each process in its own places.
         whole = (one.count[at_one] >= parameter.size) & (two.count[at_two] >= parameter.size)
-        scale = np.maximum(np.maximum(one.rms[at_one], two.rms[at_two]), 1e-30)
-        parts = [
-            np.abs(one.mean[at_one] - two.mean[at_two]),
-            np.abs(one.rms[at_one] - two.rms[at_two]),
-            np.abs(one.amax[at_one] - two.amax[at_two]),
-        ]
-        gap = np.max(parts, axis=0) / scale
+        with np.errstate(invalid="ignore"):  # infinite minus infinite: not known below
+            scale = np.maximum(np.maximum(one.rms[at_one], two.rms[at_two]), 1e-30)
+            parts = [
+                np.abs(one.mean[at_one] - two.mean[at_two]),
+                np.abs(one.rms[at_one] - two.rms[at_two]),
+                np.abs(one.amax[at_one] - two.amax[at_two]),
+            ]
+            gap = np.max(parts, axis=0) / scale
         known = whole & np.isfinite(gap)
         if known.any():
             found.append(Compared(name, step[known], gap[known]))

@@ -62,6 +62,7 @@ class LabelSorted(Rule):
         "lr-high",
         "val-too-good",
         "bn-gap",
+        "forgets",
     )
     fixes = (Fix("Shuffle the training data in each epoch", override="shuffle", safe=True),)
 

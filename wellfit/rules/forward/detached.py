@@ -48,7 +48,7 @@ class Detached(Rule):
     family = "forward"
     summary = "layers that should learn are cut off from the loss"
     reads = ("graph", "event.no-gradient", "activation")
-    consequences = ("zero-grad-param", "never-updated", "plateau", "lr-low", "output-collapse")
+    consequences = ("zero-grad-param", "never-updated", "plateau", "lr-low", "output-collapse", "forgets")
     fixes = (Fix("Take the call that cuts the graph out of forward"),)
 
     patience: int = 3  # steps without gradient

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from wellfit.condition import condition
@@ -10,6 +9,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Optimizer, Parameter, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
+from wellfit.rules.fresh import is_fresh
 from wellfit.rules.source import main_source
 
 
@@ -52,6 +52,7 @@ class NotInOptimizer(Rule):
         "saturated",
         "dead-units",
         "detached",
+        "forgets",
     )
     fixes = (Fix("Register the layers and give the optimizer all parameters of the model"),)
 
@@ -168,7 +169,7 @@ class NotInOptimizer(Rule):
 
     def _forgotten(self, record: Record, optimizers: list[Optimizer], free: list[Parameter]) -> Finding:
         weights = [parameter for parameter in free if len(parameter.shape) >= 2]
-        fresh = [parameter for parameter in weights if self._fresh(record, parameter)]
+        fresh = [parameter for parameter in weights if is_fresh(record, parameter, self.fresh_tolerance)]
         flat = condition(record).verdict in ("flat", "diverging")
         certain = bool(fresh) or (bool(weights) and flat)
         named = fresh or weights or free
@@ -185,22 +186,6 @@ class NotInOptimizer(Rule):
             evidence={"layers": layers[:10], "parameters": len(named), "fresh": len(fresh)},
             sure=settled(record, self.steps_sure),
         )  # fmt: skip
-
-    def _fresh(self, record: Record, parameter: Parameter) -> bool:
-        """Whether a weight looks as torch's constructors make it: nobody loaded it from elsewhere."""
-        rms, amax = parameter.initial.rms, parameter.initial.amax
-        layer = record.layers.get(parameter.layer)
-        if layer is not None and layer.kind == "embedding":
-            return parameter.size >= 50 and abs(rms - 1) < self.fresh_tolerance and abs(parameter.initial.std - 1) < 0.1
-        fan = (
-            layer.attributes.get("hidden_size") if layer is not None and layer.kind == "recurrent" else parameter.fan_in
-        )
-        if not isinstance(fan, int) or fan < 1 or not math.isfinite(rms) or parameter.size < 8:
-            return False
-        bound = 1 / math.sqrt(fan)
-        # Few elements scatter about the expected rms: that of n uniform numbers is off by about 0.45/sqrt(n).
-        slack = self.fresh_tolerance + 1.4 / math.sqrt(parameter.size)
-        return abs(rms * math.sqrt(3) / bound - 1) < slack and 0.6 * bound < amax <= bound * 1.0001
 
 
 def _freezing_line(record: Record) -> Location | None:
