@@ -78,7 +78,11 @@ def _fixes(rule: type[Rule]) -> list[str]:
         return []
     lines = ["## Fixes", ""]
     for fix in rule.fixes:
-        how = f" ([`--override {fix.override}`](../overrides/{fix.override}.md))" if fix.override else ""
+        how = (
+            f" ([`--override {fix.override}`](../overrides/{fix.override.partition('=')[0]}.md))"
+            if fix.override
+            else ""
+        )
         lines.append(f"- {fix.title}{how}: {'safe' if fix.safe else 'changes what the program means'}.")
     return [*lines, ""]
 

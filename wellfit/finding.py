@@ -27,7 +27,8 @@ class Fix:
 
     Args:
         title: what to do, in the imperative ("Divide the learning rate by 10").
-        override: name of the run-time override that does it, or None where only the user can.
+        override: what does it at run time, as it is given to `wellfit run --override` ("lr=scale:0.1"); None where only
+            the user can.
         safe: True if the program still means the same and the change can be taken back.
     """
 

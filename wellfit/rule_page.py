@@ -96,7 +96,9 @@ def rule_text(rule: type[Rule], width: int = 88) -> str:
     lines += _thresholds(rule, width)
     if rule.fixes:
         lines += ["", "Fixes"]
-        lines += [f"  {fix.title} ({'safe' if fix.safe else 'changes what the program means'})" for fix in rule.fixes]
+        for fix in rule.fixes:
+            trial = f": --override {fix.override}" if fix.override else ""
+            lines.append(f"  {fix.title} ({'safe' if fix.safe else 'changes what the program means'}){trial}")
     if rule.consequences:
         lines += [
             "",

@@ -22,6 +22,7 @@ from wellfit.catalogue import FAMILIES, known_rules, rules, thresholds_of
 from wellfit.diagnose import Diagnosis, diagnose
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
+from wellfit.overrides.catalogue import parse
 from wellfit.record import Record, Run, open_run
 from wellfit.rule import Rule
 from wellfit.rule_page import HEADINGS, sections, threshold_comments
@@ -139,6 +140,7 @@ def check_anatomy(rule: type[Rule]) -> None:
 
     Raises:
         AssertionError: what the rule breaks.
+        WellfitError: a fix names an override that there is not.
     """
     name = getattr(rule, "name", rule.__qualname__)
     assert re.fullmatch(r"[A-Z]{3}[1-9][0-9]{2}|[A-Z]{3}00[0-9]", rule.code), (
@@ -152,6 +154,9 @@ def check_anatomy(rule: type[Rule]) -> None:
     assert sum(other.code == rule.code for other in others) == 1, f"{name}: the code {rule.code} is taken"
     assert rule.name not in rule.consequences, f"{name} cannot be its own consequence"
     _check_page(rule)
+    for fix in rule.fixes:
+        if fix.override is not None:
+            parse([fix.override])  # raises where there is no such override or value
     for kind in ("sick", "healthy"):
         made = inspect.getattr_static(rule, kind, None)
         assert isinstance(made, staticmethod), f"{name}: {kind} is no static method"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from wellfit.finding import Finding
 from wellfit.report.account import account_of
-from wellfit.report.safe import github_message, github_property, printable
+from wellfit.report.safe import github_message, github_property
 from wellfit.report.source import shown_path
+from wellfit.report.text import fix_text
 
 if TYPE_CHECKING:
     from wellfit.record import Run
@@ -39,6 +40,6 @@ def _command(finding: Finding) -> str:
         properties += [f"file={file}", f"line={finding.location.line}"]
     properties.append(f"title={github_property(f'{finding.code} {finding.rule}')}")
     message = f"{finding.layer}: {finding.message}" if finding.layer else finding.message
-    cures = "; ".join(printable(fix.title) for fix in finding.fixes)
+    cures = "; ".join(fix_text(fix) for fix in finding.fixes)
     text = github_message(message + (f" Fix: {cures}." if cures else ""))
     return f"::{_COMMANDS.get(finding.severity, 'notice')} {','.join(properties)}::{text}"

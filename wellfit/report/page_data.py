@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wellfit.finding import Finding
+from wellfit.finding import Finding, Fix
 from wellfit.report.account import Account, account_of
 from wellfit.report.amounts import evidence_pairs
 from wellfit.report.layer_curves import layer_curves
@@ -111,9 +111,14 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "message": printable(finding.message),
         "evidence": [list(pair) for pair in evidence_pairs(finding.evidence)[:20]],
         "consequences": [printable(name, 60) for name in finding.consequences[:20]],
-        "fixes": [{"title": printable(fix.title, 300), "safe": fix.safe} for fix in finding.fixes[:10]],
+        "fixes": [_fix(fix) for fix in finding.fixes[:10]],
         "source": {"first": around.first, "lines": list(around.lines), "blamed": around.blamed} if around else None,
     }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    trial = printable(fix.override, 100) if fix.override else None
+    return {"title": printable(fix.title, 300), "safe": fix.safe, "override": trial}
 
 
 def _unseen(run: Run, record: Record | None) -> list[dict[str, str]]:

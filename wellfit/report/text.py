@@ -137,8 +137,10 @@ def _facts(finding: Finding) -> list[tuple[str, str]]:
 
 
 def fix_text(fix: Fix) -> str:
-    """The title of a fix, and whether the program still means the same after it."""
-    return printable(fix.title) + ("" if fix.safe else " (changes what the program means)")
+    """The title of a fix, whether the program still means the same after it, and how to try it."""
+    meaning = "" if fix.safe else " (changes what the program means)"
+    trial = f"; try --override {printable(fix.override)}" if fix.override else ""
+    return printable(fix.title) + meaning + trial
 
 
 def _labelled(label: str, text: str, color: bool, width: int, margin: str) -> list[str]:

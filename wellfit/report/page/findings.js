@@ -59,7 +59,8 @@ wellfit.findings = (() => {
   const cure = (finding) => {
     if (!finding.fixes.length) return null;
     const items = finding.fixes.map((fix) => node('li', {}, ...coded(fix.title),
-      fix.safe ? null : node('span', { class: 'quiet' }, ' – changes what the program means')));
+      fix.safe ? null : node('span', { class: 'quiet' }, ' – changes what the program means'),
+      fix.override ? node('span', { class: 'quiet' }, ' – try ', node('code', {}, `--override ${fix.override}`)) : null));
     return node('div', {}, node('h4', {}, 'Cure'), node('ul', {}, ...items));
   };
 

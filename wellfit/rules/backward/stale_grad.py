@@ -55,7 +55,7 @@ class StaleGrad(Rule):
         "vanishing",
         "zero-grad-param",
     )
-    fixes = (Fix("Clear the gradient after each step"),)
+    fixes = (Fix("Clear the gradient after each step", override="zero-grad=insert"),)
 
     fewest: int = 3  # steps with an old gradient
     share: float = 0.4  # of the optimizer's steps; a loop without zero_grad has all but the first

@@ -50,8 +50,8 @@ class Vanishing(Rule):
     reads = ("activation_gradient.rms", "gradient.rms", "parameter.rms", "loss")
     consequences = ("output-collapse", "plateau", "lr-low", "zero-grad-param", "never-updated", "dead-units")
     fixes = (
-        Fix("Use ReLU in place of sigmoid or tanh"),
-        Fix("Put a normalisation between the layers"),
+        Fix("Use ReLU in place of sigmoid or tanh", override="activation=relu"),
+        Fix("Put a normalisation between the layers", override="norm=batch"),
     )
 
     first_to_last: float = 1e-4  # ratio; healthy networks >= 3.4e-3, faulty ones <= 6e-8

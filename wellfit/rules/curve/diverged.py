@@ -46,8 +46,8 @@ class Diverged(Rule):
     reads = ("loss",)
     consequences = ("spike", "plateau", "overfit", "scaler-thrash")
     fixes = (
-        Fix("Divide the learning rate by 3", safe=True),
-        Fix("Clip the gradient norm", safe=True),
+        Fix("Divide the learning rate by 3", override="lr=scale:0.33", safe=True),
+        Fix("Clip the gradient norm", override="clip-norm=1.0", safe=True),
     )
 
     times: float = 2.0  # running median over its best

@@ -66,7 +66,9 @@ class EvalMode(Rule):
         "init-gain",
     )
     fixes = (
-        Fix("Call model.train() before training and model.eval() before evaluation", safe=True),
+        Fix(
+            "Call model.train() before training and model.eval() before evaluation", override="mode=correct", safe=True
+        ),
         Fix("Give functional dropout training=self.training", safe=True),
     )
 

@@ -47,7 +47,7 @@ class Oscillation(Rule):
     summary = "the loss jumps up and down at each step and does not settle"
     reads = ("loss",)
     consequences = ("plateau", "underfit")
-    fixes = (Fix("Divide the learning rate by 5", override="lr", safe=True),)
+    fixes = (Fix("Divide the learning rate by 5", override="lr=scale:0.2", safe=True),)
 
     wide: float = 0.3  # 1.48 x median absolute deviation from the running median, over the median of the loss
     turn: float = -0.5  # correlation of neighbours; noise: 0, standard error 0.1; healthy runs stay above -0.32

@@ -48,7 +48,8 @@ class Overfit(Rule):
     consequences = ()
     fixes = (
         Fix("Stop at the best evaluation and keep its weights", safe=True),
-        Fix("Add dropout or weight decay"),
+        Fix("Add dropout", override="dropout=0.5"),
+        Fix("Add weight decay", override="weight-decay=0.01"),
     )
 
     passes: int = 5  # evaluation passes in a row above the best

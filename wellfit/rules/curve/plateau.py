@@ -46,7 +46,7 @@ class Plateau(Rule):
     summary = "the training loss is flat: nothing is learned"
     reads = ("loss",)
     consequences = ()
-    fixes = (Fix("Overfit a single batch to see whether the wiring is right", safe=True),)
+    fixes = (Fix("Overfit a single batch to see whether the wiring is right", override="one-batch", safe=True),)
 
     steps: int = 200  # steps without a fall, while the run lives
     short_steps: int = 50  # the same in a run that has ended

@@ -52,8 +52,8 @@ class Spike(Rule):
     reads = ("loss",)
     consequences = ("underfit",)
     fixes = (
-        Fix("Clip the norm of the gradient", override="clip-norm", safe=True),
-        Fix("Take a loss that grows less with the error", override="loss"),
+        Fix("Clip the norm of the gradient", override="clip-norm=1.0", safe=True),
+        Fix("Take a loss that grows less with the error", override="loss=huber"),
     )
 
     times: float = 10.0  # loss over the median before it

@@ -51,7 +51,7 @@ class Underfit(Rule):
     summary = "a bottleneck in the model, and a training loss that stays high"
     reads = ("loss", "layer")
     consequences = ("plateau", "lr-low", "output-collapse", "vanishing")
-    fixes = (Fix("Make the hidden layers wider", override="width"),)
+    fixes = (Fix("Make the hidden layers wider", override="width=2"),)
 
     unlearned: float = 0.5  # loss at the end over that of guessing; runs that learn end far below
     rest: float = 0.2  # share of the fall that came in the last third; 0.33 is a straight line

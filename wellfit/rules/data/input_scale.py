@@ -62,7 +62,7 @@ class InputScale(Rule):
         "scaler-thrash",
         "overflow-near",
     )
-    fixes = (Fix("Standardise the inputs"),)
+    fixes = (Fix("Standardise the inputs", override="normalize-input"),)
 
     rms_high: float = 10.0  # rms of the input; healthy runs 0.3 to 4.8
     rms_low: float = 0.01  # rms of the input, if no element exceeds ten times that

@@ -64,7 +64,7 @@ class LabelSorted(Rule):
         "bn-gap",
         "forgets",
     )
-    fixes = (Fix("Shuffle the training data in each epoch", override="shuffle", safe=True),)
+    fixes = (Fix("Shuffle the training data in each epoch", override="shuffle=on", safe=True),)
 
     batches: int = 20  # sampled batches
     mixed: float = 0.5  # entropy of a batch over the least of one drawn at random; healthy runs: 1.03 to 1.2

@@ -50,8 +50,8 @@ class DeadUnits(Rule):
     reads = ("activation.silent", "output.variation", "loss")
     consequences = ("zero-grad-param", "output-collapse", "vanishing", "plateau", "never-updated", "lr-low")
     fixes = (
-        Fix("Divide the learning rate by 10", safe=True),
-        Fix("Use LeakyReLU in place of ReLU"),
+        Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),
+        Fix("Use LeakyReLU in place of ReLU", override="activation=leaky-relu"),
     )
 
     dead_share: float = 0.6  # share of units; healthy runs reach 0.53 (an autoencoder), faulty ones 0.52 .. 1

@@ -46,7 +46,7 @@ class OutputCollapse(Rule):
     summary = "the prediction is the same for every input"
     reads = ("output.variation", "target", "activation.variation", "loss")
     consequences = ("plateau",)
-    fixes = (Fix("Put a normalisation before the layer that is named"),)
+    fixes = (Fix("Put a normalisation before the layer that is named", override="norm=batch"),)
 
     same_answer: float = 0.02  # batch variation; healthy runs end at >= 0.097, faulty ones at 0 .. 0.011
     of_target: float = 0.1  # share of the target's own std / rms, for regression

@@ -50,8 +50,8 @@ class Saturated(Rule):
     reads = ("activation.saturated", "loss")
     consequences = ("vanishing", "exploding", "output-collapse", "plateau", "zero-grad-param", "initial-loss")
     fixes = (
-        Fix("Scale the inputs and initialise with Xavier's method"),
-        Fix("Put a normalisation before the activation"),
+        Fix("Scale the inputs and initialise with Xavier's method", override="init=xavier"),
+        Fix("Put a normalisation before the activation", override="norm=batch"),
     )
 
     flat_share: float = 0.5  # share of outputs; healthy runs reach 0.25, faulty ones show 0.84

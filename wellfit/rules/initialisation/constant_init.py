@@ -61,7 +61,7 @@ class ConstantInit(Rule):
         "never-updated",
         "linear-stack",
     )
-    fixes = (Fix("Draw the weights at random (Kaiming or Xavier)"),)
+    fixes = (Fix("Draw the weights at random (Kaiming or Xavier)", override="init=he"),)
 
     spread: float = 1e-3  # std / rms of a weight; random weights have 0.8 to 1
     zero_steps: int = 5  # sampled steps with gradient exactly 0; a zero-initialised layer that learns has none

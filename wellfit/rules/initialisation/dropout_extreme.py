@@ -70,7 +70,7 @@ class DropoutExtreme(Rule):
         "val-too-good",
         "class-imbalance",
     )
-    fixes = (Fix("Take a dropout rate of 0.5 or less, before the last layer", override="dropout"),)
+    fixes = (Fix("Take a dropout rate of 0.5 or less, before the last layer", override="dropout=0.5"),)
 
     high: float = 0.7  # share dropped; the rates of published models reach 0.65 (AWD-LSTM)
     least: float = 0.05  # share dropped behind the last layer

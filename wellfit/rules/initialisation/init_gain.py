@@ -67,7 +67,7 @@ class InitGain(Rule):
         "diverged",
         "overflow-near",
     )
-    fixes = (Fix("Initialise by Kaiming or Xavier"),)
+    fixes = (Fix("Initialise by Kaiming or Xavier", override="init=he"),)
 
     gain_high: float = 4.0  # rms(w) sqrt(fan-in); He 1.41, healthy runs up to 2.5
     output_high: float = 5.0  # rms of a linear layer's output at step 0; healthy runs up to 3

@@ -68,7 +68,7 @@ class LossHeadMismatch(Rule):
         "diverged",
         "init-gain",
     )
-    fixes = (Fix("Take the last function out, or use the loss that goes with it"),)
+    fixes = (Fix("Take the last function out, or use the loss that goes with it", override="loss=pair"),)
 
     out_of_range: float = 0.25  # share of the targets' rms that lies outside the head's range (0 if reachable)
 

@@ -72,7 +72,7 @@ class SumReduction(Rule):
     )
     fixes = (
         Fix("Take the mean over the batch"),
-        Fix("Divide the learning rate by the size of the batch", override="lr"),
+        Fix("Divide the learning rate by the size of the batch"),
     )
 
     fewest: int = 8  # numbers in the sum; with fewer it is not what makes steps long

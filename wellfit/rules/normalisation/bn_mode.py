@@ -56,7 +56,7 @@ class BnMode(Rule):
         "output-collapse",
         "overfit",
     )
-    fixes = (Fix("Leave batch norm in train mode", override="mode"),)
+    fixes = (Fix("Leave batch norm in train mode", override="mode=correct"),)
 
     watched: int = 10  # watched training steps
 

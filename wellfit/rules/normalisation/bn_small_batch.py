@@ -61,7 +61,10 @@ class BnSmallBatch(Rule):
         "lr-high",
         "eval-mode",
     )
-    fixes = (Fix("Make the batches larger", override="batch-size"), Fix("Take GroupNorm or LayerNorm", override="norm"))
+    fixes = (
+        Fix("Make the batches larger", override="batch-size=32"),
+        Fix("Take GroupNorm or LayerNorm", override="norm=group"),
+    )
 
     pair: int = 2  # numbers of a channel: what is normalised is then always -1 and 1
     rare: int = 4  # numbers of a channel, for a note

@@ -47,7 +47,7 @@ class OverflowNear(Rule):
     summary = "outputs of a layer come near the largest float16"
     reads = ("activation.amax", "layer", "event.scaler", "loss")
     consequences = ("non-finite-forward", "non-finite-grad", "scaler-thrash", "diverged", "plateau")
-    fixes = (Fix("Compute in bfloat16", override="precision"),)
+    fixes = (Fix("Compute in bfloat16", override="precision=bfloat16"),)
 
     of_largest: float = 0.5  # of 65504; one doubling away from infinity
     samples: int = 3  # sampled steps

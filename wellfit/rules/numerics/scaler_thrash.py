@@ -48,8 +48,8 @@ class ScalerThrash(Rule):
     reads = ("event.scaler", "loss")
     consequences = ("fp16-underflow", "lr-low", "plateau", "zero-grad-param")
     fixes = (
-        Fix("Compute in bfloat16", override="precision"),
-        Fix("Divide the learning rate by 3", override="lr", safe=True),
+        Fix("Compute in bfloat16", override="precision=bfloat16"),
+        Fix("Divide the learning rate by 3", override="lr=scale:0.33", safe=True),
     )
 
     fewest: int = 25  # steps left out; the scale of 65536 is below 1 after 17

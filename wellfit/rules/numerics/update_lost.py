@@ -50,7 +50,7 @@ class UpdateLost(Rule):
     summary = "half precision rounds the steps away: the weights do not change"
     reads = ("update.low", "update.high", "loss")
     consequences = ("plateau", "lr-low", "output-collapse", "layer-imbalance")
-    fixes = (Fix("Keep the weights in float32 and compute under autocast", override="precision"),)
+    fixes = (Fix("Keep the weights in float32 and compute under autocast", override="precision=float32"),)
 
     lost: float = 0.8  # share of the numbers with a gradient; healthy bfloat16 runs 0.2 to 0.75, faulty ones 0.9 to 1
     samples: int = 15  # sampled steps; the first 20 of a run are sampled

@@ -64,8 +64,8 @@ class Forgets(Rule):
     reads = ("time_profile", "gates", "parameter.rms", "loss")
     consequences = ("plateau", "vanishing", "output-collapse", "underfit", "lr-low", "zero-grad-param")
     fixes = (
-        Fix("Let the LSTM begin by remembering", override="forget-bias"),
-        Fix("Take an LSTM or a GRU", override="recurrent"),
+        Fix("Let the LSTM begin by remembering", override="forget-bias=1.0"),
+        Fix("Take an LSTM or a GRU", override="recurrent=lstm"),
     )
 
     first_to_last: float = 1e-4  # rms of the input's gradient in the first eighth of time over the last

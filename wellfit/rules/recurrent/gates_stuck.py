@@ -58,7 +58,7 @@ class GatesStuck(Rule):
     )  # fmt: skip
     fixes = (
         Fix("Begin with gate biases of 0, 1 for the forget gate"),
-        Fix("Let the LSTM begin by remembering", override="forget-bias"),
+        Fix("Let the LSTM begin by remembering", override="forget-bias=1.0"),
     )
 
     share: float = 0.9  # of the units; a new LSTM has none, healthy ones that were trained up to a third

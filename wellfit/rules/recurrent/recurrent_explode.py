@@ -76,8 +76,8 @@ class RecurrentExplode(Rule):
         "lr-high",
     )
     fixes = (
-        Fix("Clip the norm of the gradient to 1", override="clip-norm", safe=True),
-        Fix("Take an LSTM or a GRU", override="recurrent"),
+        Fix("Clip the norm of the gradient to 1", override="clip-norm=1.0", safe=True),
+        Fix("Take an LSTM or a GRU", override="recurrent=lstm"),
     )
 
     back_in_time: float = 10.0  # rms of the gradient in the first eighth of time over the last; healthy: to 2.5

@@ -88,7 +88,7 @@ class DecayDominates(Rule):
         "fp16-underflow",
         "layer-imbalance",
     )
-    fixes = (Fix("Divide the weight decay by 100", override="weight-decay"),)
+    fixes = (Fix("Take the weight decay away, then give it back in small parts", override="weight-decay=0"),)
 
     unlearned: float = 0.3  # loss at the end over the lower of first loss and chance; a run below has done its job
     failed: float = 0.7  # the same, from which on the run does not do its job

@@ -69,8 +69,8 @@ class LrHigh(Rule):
         "overflow-near",
     )
     fixes = (
-        Fix("Divide the learning rate by 10", safe=True),
-        Fix("Warm the learning rate up", safe=True),
+        Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),
+        Fix("Warm the learning rate up", override="warmup=100", safe=True),
     )
 
     high: float = 0.03  # median of rms(update)/rms(weight); most healthy runs stay below 0.021

@@ -51,7 +51,7 @@ class LrLow(Rule):
     reads = ("update.rms", "loss")
     consequences = ("plateau", "never-updated")
     fixes = (
-        Fix("Multiply the learning rate by 10", safe=True),
+        Fix("Multiply the learning rate by 10", override="lr=scale:10", safe=True),
         Fix("Train for more steps, or with smaller batches", safe=True),
     )
 

@@ -83,7 +83,7 @@ class SchedulerOrder(Rule):
     consequences = ("lr-low", "plateau", "never-updated", "underfit", "update-lost", "oscillation")
     fixes = (
         Fix("Move the scheduler's step to where its numbers are meant"),
-        Fix("Keep the learning rate constant, to see what it does", override="schedule", safe=True),
+        Fix("Keep the learning rate constant, to see what it does", override="schedule=constant", safe=True),
     )
 
     still: int = 20  # steps at the start with a rate of exactly 0; a warm-up from 0 has one
