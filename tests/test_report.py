@@ -171,6 +171,25 @@ class TestText:
         (folder / "run-1" / "report.html").write_text("x", encoding="utf-8")
         assert f"report: {Path('run-1', 'report.html')}" in summary_text([], run, False)
 
+    @pytest.mark.parametrize(
+        ("overrides", "said"),
+        [
+            (("lr=scale:0.1", "norm=batch"), "--override lr=scale:0.1 treats a, --override norm=batch treats b"),
+            ((None, "norm=batch"), "--override norm=batch treats b;"),
+            (("norm=batch", "norm=batch"), None),  # what cures both tells nothing
+            ((None, None), None),
+            (("norm=batch",), None),
+        ],
+    )
+    def test_two_causes_are_told_apart_by_an_override(self, ill: Any, overrides: Any, said: str | None) -> None:
+        _, run, _ = ill
+        found = [
+            Finding(name, "UPD501", "error", "x", fixes=(Fix("Do it", override=override),))
+            for name, override in zip("ab", overrides)
+        ]
+        text = summary_text(found, run, False)
+        assert (said in text) if said is not None else "which of the first two" not in text
+
     def test_nothing_seen_is_not_called_healthy(self, empty: Run) -> None:
         text = summary_text([], empty, False)
         assert "no training step was seen" in text and "healthy" not in text

@@ -88,6 +88,7 @@ def summary_text(findings: Sequence[Finding], run: Run, color: bool, notes_shown
     lines += _listed(told[:SHOWN_FINDINGS], color)
     if len(told) > SHOWN_FINDINGS:
         lines.append(_paint("dim", f"  and {len(told) - SHOWN_FINDINGS} more, in the report", color))
+    lines += [f"  {line}" for line in _told_apart(told)]
     if account.switched_off:
         lines.append(f"  {_paint('yellow', 'the probe switched itself off', color)}: {account.switched_off}")
     lines += [_paint("dim", f"  {line}", color) for line in account.overrides]
@@ -188,6 +189,18 @@ def _listed(findings: Sequence[Finding], color: bool) -> list[str]:
         columns = f"{name:<{second}}" + (f"  {layer:<{third}}" if third else "")
         lines.append(f"  {_paint(tone, f'{severity:<5}', color)} {columns}  {where}".rstrip())
     return lines
+
+
+def _told_apart(findings: Sequence[Finding]) -> list[str]:
+    """The override that tells which of the first two errors, that nothing connects, makes the run ill."""
+    errors = [finding for finding in findings if finding.severity == "error"][:2]
+    tried = [(finding, next((fix.override for fix in finding.fixes if fix.override), "")) for finding in errors]
+    trials = {override: printable(finding.rule, 40) for finding, override in tried if override}
+    shared = len(trials) < sum(bool(override) for _, override in tried)  # what cures both tells nothing
+    if len(errors) < 2 or not trials or shared or errors[0].rule == errors[1].rule:
+        return []
+    said = [f"--override {printable(override, 60)} treats {rule}" for override, rule in trials.items()]
+    return [f"which of the first two it is: {', '.join(said)}; see which run learns"]
 
 
 def _count(number: int, noun: str) -> str:
