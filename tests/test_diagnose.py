@@ -140,6 +140,37 @@ def test_a_rule_that_fails_is_named_once_and_the_others_go_on():
     assert diagnose(run_of(2), rules, off).problems == []
 
 
+def test_a_rule_that_loops_or_talks_nonsense_is_named_and_switched_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("wellfit.diagnose.SECONDS", 0.2)
+
+    class Endless(Rule):
+        code, name, family, summary = "END001", "endless", "data", ""
+
+        def check(self, record):
+            while True:
+                pass
+            yield
+
+    class Many(Rule):
+        code, name, family, summary = "MNY001", "many", "data", ""
+
+        def check(self, record):
+            while True:
+                yield self.finding("again", severity="error")
+
+    odd = {
+        name: rule(name, "data", {key: value})
+        for name, key, value in [
+            ("grave", "severity", "fatal"), ("nowhere", "location", ("a.py", 3)), ("when", "step", "late"),
+            ("numbered", "layer", 3),
+        ]
+    }  # fmt: skip
+    result = diagnose(run_of(), [Endless(), Many(), *odd.values(), rule("fine", "data", {})])
+    assert names(result.findings) == ["fine"]
+    assert [problem.split()[2] for problem in result.problems] == ["endless", "many", *odd]
+    assert "no end in 0.2 s" in result.problems[0] and "more than 1000 findings" in result.problems[1]
+
+
 def test_ranks_are_merged_and_layers_are_not():
     rules = [rule("a", "data", {"layer": "x"}, {"layer": "y", "ranks": (1,)})]
     result = diagnose(run_of(3), rules)

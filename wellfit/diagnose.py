@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from wellfit.catalogue import FAMILIES, matches
 from wellfit.finding import Finding, Location
+from wellfit.patience import TooSlow, at_most
 from wellfit.rule import Rule
 
 if TYPE_CHECKING:
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
 LATE_STEPS = 20
 """A cause may become certain so many steps after its consequence: it was there before, but needed more evidence."""
 
+SECONDS = 30.0
+"""A rule that thinks longer about one record is switched off; ours take milliseconds."""
+
+MOST_FINDINGS = 1000
+"""A rule that finds more in one record is switched off: that is no diagnosis."""
+
 _SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read for ignore comments
 _IGNORE = re.compile(r"#\s*wellfit:\s*ignore(?![\w-])(?:\s*\[([^\]]*)\])?")
+
+
+_Judged = TypeVar("_Judged")
 
 
 @dataclass
@@ -56,7 +66,7 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
             if rule.name in off:
                 continue
             try:
-                found += [(_checked(finding), record.rank) for finding in rule.check(record)]
+                found += [(finding, record.rank) for finding in _asked(rule.check, record)]
             except Exception as error:
                 off.add(rule.name)
                 problems.append(_failure(rule, record, error))
@@ -65,7 +75,7 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
         if rule.name in off:
             continue
         try:
-            found += [(_checked(finding), ranks[0].rank) for finding in rule.check_together(ranks)]
+            found += [(finding, ranks[0].rank) for finding in _asked(rule.check_together, ranks)]
         except Exception as error:
             off.add(rule.name)
             problems.append(_failure(rule, ranks[0], error))
@@ -133,9 +143,36 @@ def ordered_findings(findings: Sequence[Finding], rules: Iterable[Rule]) -> list
     return result
 
 
+def _asked(check: Callable[[_Judged], Iterable[Finding]], judged: _Judged) -> list[Finding]:
+    """What a rule finds: findings as they should be, in finite time.
+
+    Raises:
+        TypeError, ValueError, TooSlow: the rule gives something else.
+    """
+    found: list[Finding] = []
+    try:
+        with at_most(SECONDS):
+            for finding in check(judged):
+                found.append(_checked(finding))
+                if len(found) > MOST_FINDINGS:
+                    raise ValueError(f"more than {MOST_FINDINGS} findings")
+    except TooSlow:
+        raise TooSlow(f"no end in {SECONDS:g} s") from None
+    return found
+
+
 def _checked(finding: object) -> Finding:
+    """A finding whose fields are what they say, so that all who print it can rely on them."""
     if not isinstance(finding, Finding):
         raise TypeError(f"check() gave a {type(finding).__name__}, not a Finding")
+    if finding.severity not in ("error", "note"):
+        raise ValueError(f"the severity of a finding is {finding.severity!r}, not 'error' or 'note'")
+    texts = (finding.rule, finding.code, finding.message)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(finding.layer, str | None):
+        raise TypeError("rule, code, message and layer of a finding are texts")
+    step, where = finding.step, finding.location
+    if not (step is None or (isinstance(step, int) and step >= 0)) or not isinstance(where, Location | None):
+        raise TypeError("the step of a finding is a whole number or None, its location a Location or None")
     return finding
 
 
