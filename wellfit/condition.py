@@ -76,6 +76,10 @@ def condition(record: Record, site: int | None = None) -> Condition:
     Args:
         site: backward site; None is the one with most steps.
     """
+    return record.once(("condition", site), lambda: _condition(record, site))
+
+
+def _condition(record: Record, site: int | None) -> Condition:
     curve = _without_what_has_just_begun(record, record.loss(site))
     values = curve.value
     finite = np.isfinite(values)

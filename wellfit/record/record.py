@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ from wellfit.record.declared import (
 from wellfit.record.graph import Graph
 from wellfit.record.rows import Rows, RowTable
 from wellfit.record.segment import Segment
+
+_T = TypeVar("_T")
 
 
 class Record:
@@ -52,6 +55,7 @@ class Record:
         self._places: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self._placed_schemas = 0
         self._watched: tuple[int, Steps] | None = None
+        self._known: dict[Hashable, Any] = {}
 
     def refresh(self, paths: list[Path]) -> bool:
         """Read what is new in its segments, given in order; True if anything came."""
@@ -73,7 +77,19 @@ class Record:
             self._replaced = self._declared.replaced_schemas
             self._columns.clear()
             self._placed_schemas = -1
+        if came:
+            self._known.clear()
         return came
+
+    def once(self, key: Hashable, compute: Callable[[], _T]) -> _T:
+        """What `compute` gives; asked again, the same object, until the record grows or its process ends.
+
+        Many rules ask for the same curve, which takes seconds over a million steps: nobody may change what this gives.
+        """
+        known = (key, self.finished)
+        if known not in self._known:
+            self._known[known] = compute()
+        return self._known[known]  # type: ignore[no-any-return]
 
     # What was declared -------------------------------------------------------------------------------------------
 
@@ -193,6 +209,9 @@ class Record:
 
     def loss_sites(self) -> list[int]:
         """The ids of the backward sites that were called, the one with most steps first."""
+        return list(self.once("loss sites", self._loss_sites))
+
+    def _loss_sites(self) -> list[int]:
         rows = self._rows.of(frames.ROW_BACKWARD)
         sites = {int(site): len(np.unique(rows["step"][rows["b"] == site])) for site in np.unique(rows["b"])}
         return sorted(sites, key=lambda site: (-sites[site], site))
@@ -205,7 +224,7 @@ class Record:
         """
         if site is None:
             site = next(iter(self.loss_sites()), -1)
-        return _curve(self._rows.of(frames.ROW_BACKWARD), site)
+        return self.once(("loss", site), lambda: _fixed(_curve(self._rows.of(frames.ROW_BACKWARD), site)))
 
     def training_losses(self, loss: int) -> Curve:
         """The value of one loss function where it was computed with gradient (watched steps only)."""
@@ -301,6 +320,14 @@ def _present(step: Steps, data: NDArray[np.float32]) -> tuple[Steps, NDArray[np.
         return step, data
     absent[absent] = np.isnan(data[absent]).all(axis=1)
     return step[~absent], data[~absent]
+
+
+def _fixed(curve: Curve) -> Curve:
+    """A curve that several readers share: nobody can change it."""
+    for values in (curve.step, curve.value, curve.time):
+        if values is not None:
+            values.flags.writeable = False
+    return curve
 
 
 def _curve(rows: Rows, b: int | None) -> Curve:
