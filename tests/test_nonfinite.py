@@ -60,3 +60,21 @@ def test_weights_are_looked_at_where_the_program_dies_of_them(tmp_path: Path) ->
     (finding,) = NonFiniteGrad().check(ill.record)
     assert finding.severity == "error" and "`weight`" in finding.message
     assert not well.record.events("non-finite")
+
+
+def _two_gates(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    first, second = (x @ weight).chunk(2, -1)
+    return torch.maximum(first, second).relu()
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn", "by hand"])
+def test_a_bad_weight_is_found_however_far_from_the_operation_that_shows_it(kind: str) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 6))
+    model: nn.Module | None = {"gru": nn.GRU(4, 3), "rnn": nn.RNN(4, 3, nonlinearity="relu")}.get(kind)
+    with torch.no_grad():
+        (weight if model is None else model.weight_ih_l0)[0, 0] = math.nan
+    x = torch.randn(5, 2, 4)
+    loss = (_two_gates(x, weight) if model is None else model(x)[0])[-1].square().sum()
+    layers, trace = Layers(), Trace(Fence(), lambda: None)
+    assert autopsy(loss.grad_fn, layers, Meter(), trace, [])["where"] == "parameter"

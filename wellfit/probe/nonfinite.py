@@ -47,6 +47,8 @@ _UNDEFINED: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
 def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: list[dict[str, Any]]) -> dict[str, Any]:
     """The first operation, in the order of execution, that made a number that is not finite.
 
+    A weight that is not finite and went into it comes first: then it was not the forward pass that went wrong.
+
     Args:
         loss_node: grad_fn of the loss, before backward.
         early: nodes of the graph of an early step, for the user's line.
@@ -55,38 +57,30 @@ def autopsy(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: l
         fields of a `non-finite` event: where, function, layer, file, line, parameter, inputs_finite.
     """
     order, ids = _by_execution(loss_node)
+    node, where, inputs_finite, seen_at = _first_bad(loss_node, order, meter)
+    bad = _bad_parameter(seen_at, meter)
+    if bad is not None:
+        known = layers.parameter(bad)
+        name = known[0] if known else "a parameter"
+        return {"where": "parameter", "parameter": name, "layer": _layer_of(name, layers), "inputs_finite": False}
+    return {**_said(node, where, ids, layers, trace, early), "inputs_finite": inputs_finite}
+
+
+def _first_bad(loss_node: Any, order: list[Any], meter: Meter) -> tuple[Any, str, bool, Any]:
+    """The node that went bad first, where that is, whether it was given finite numbers, and the node that shows it."""
     for node in order:
         saved = _saved(node, meter)
-        bad_inputs = [name for name, ok in saved.items() if not ok and name not in _RESULTS]
-        bad_results = [name for name, ok in saved.items() if not ok and name in _RESULTS]
-        if not bad_inputs and not bad_results:
-            continue
+        bad_inputs = any(not ok for name, ok in saved.items() if name not in _RESULTS)
         if bad_inputs:
-            found = _producer(node, layers, meter)
-            if isinstance(found, str):
-                return {
-                    "where": "parameter",
-                    "parameter": found,
-                    "layer": _layer_of(found, layers),
-                    "inputs_finite": False,
-                }
+            found = _producer(node, meter)
             if found is not None:
-                return _said(_undefined_below(found) or found, "forward", ids, layers, trace, early)
-            named = _said(node, "forward", ids, layers, trace, early)
+                return _undefined_below(found) or found, "forward", True, node
             leaf_bad = any(below is None for below, _ in node.next_functions)
-            return (
-                {**named, "where": "input", "inputs_finite": False} if leaf_bad else {**named, "inputs_finite": False}
-            )
-        bad = _bad_parameter(node, meter)
-        if bad is not None:
-            known = layers.parameter(bad)
-            name = known[0] if known else "a parameter"
-            return {"where": "parameter", "parameter": name, "layer": _layer_of(name, layers), "inputs_finite": False}
-        return _said(node, "forward", ids, layers, trace, early)
+            return node, "input" if leaf_bad else "forward", False, node
+        if any(not ok for ok in saved.values()):
+            return node, "forward", True, node
     undefined = _undefined_below(loss_node)
-    if undefined is not None:
-        return _said(undefined, "forward", ids, layers, trace, early)
-    return _said(loss_node, "loss", ids, layers, trace, early)
+    return (undefined, "forward", True, undefined) if undefined is not None else (loss_node, "loss", True, loss_node)
 
 
 def unopened(loss_node: Any, layers: Layers, meter: Meter, trace: Trace, early: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,32 +128,29 @@ def _saved(node: Any, meter: Meter) -> dict[str, bool]:
     return finite
 
 
-def _producer(node: Any, layers: Layers, meter: Meter) -> Any:
-    """What gave `node` a bad input: the name of a parameter, the node that made it, or None if it was data."""
-    candidates = []
-    for below, _ in node.next_functions:
-        if below is None:
-            continue
-        variable = getattr(below, "variable", None)
-        if variable is None:
-            if not _shows_finite_leaf(below, meter):
-                candidates.append(below)
-        elif meter.takes(variable) and not _is_finite(variable, meter):
-            known = layers.parameter(variable)
-            return known[0] if known else "a parameter"
+def _producer(node: Any, meter: Meter) -> Any:
+    """The node that gave `node` a bad input; None if it was a weight or data."""
+    candidates = [
+        below
+        for below, _ in node.next_functions
+        if below is not None and getattr(below, "variable", None) is None and not _shows_finite_leaf(below, meter)
+    ]
     # The nodes below were looked at already and kept only finite tensors: their result is what went bad.
     return max(candidates, key=lambda n: n._sequence_nr()) if candidates else None
 
 
 def _bad_parameter(node: Any, meter: Meter) -> Any:
-    """A parameter that is not finite and went into `node` or into what it was given; None if there is none.
+    """A parameter that is not finite, of those that `node` depends on; None if there is none.
 
     An operation keeps a weight only if its other factor needs a gradient, so the first layer's is not among the saved.
     """
-    level = [node]
-    for _ in range(4):
-        level = [below for above in level for below, _ in above.next_functions if below is not None]
-        for below in level:
+    waiting, seen = deque([node]), {node}
+    while waiting and len(seen) < NODES:
+        for below, _ in waiting.popleft().next_functions:
+            if below is None or below in seen:
+                continue
+            seen.add(below)
+            waiting.append(below)
             variable = getattr(below, "variable", None)
             if variable is not None and meter.takes(variable) and not _is_finite(variable, meter):
                 return variable
