@@ -20,9 +20,11 @@ class LrHigh(Rule):
     What it checks
     The update ratio u = rms(update) / rms(weight) of every weight matrix. Ill is a run whose loss is flat, diverging,
     not finite or ends at `near_chance` of the loss of guessing, and whose median u stays above `high` for `steps`
-    sampled steps, or reached `first_jump` in one of the first five steps while the loss rose `rose` times. Also
-    gradients that are summed over `accumulated` or more backward calls without dividing the loss, which is a learning
-    rate that many times higher.
+    sampled steps, or reached `first_jump` in one of the first five steps while the loss rose `rose` times. A run that
+    learns is ill if the median u of its first `steps` steps was above `violent`, the loss was thrown up `thrown` times
+    by them or the steps stayed long, and it ends above `poor` of where it began or of guessing. Also gradients that are
+    summed over `accumulated` or more backward calls without dividing the loss, which is a learning rate that many times
+    higher.
 
     Why it hurts
     The gradient is a good guide only near where it was taken. Steps that long jump over every minimum, kill ReLU units,
@@ -78,6 +80,9 @@ class LrHigh(Rule):
     steps: int = 10  # sampled steps in a row
     first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
     rose: float = 1.5  # loss after the jump over the loss before it
+    violent: float = 0.1  # median ratio over the weights in the first ten steps; healthy runs: to 0.071
+    thrown: float = 2.0  # mean of five losses among the first thirty over the first one; healthy runs: to 1.5
+    poor: float = 0.5  # mean of the last losses over the lower of first loss and guessing
     near_chance: float = 0.9  # mean loss of the last quarter over the loss of guessing, for a run that learned nothing
     ill_from_start: float = 1000.0  # first loss over the loss of guessing: such a network was ill before any step
     accumulated: int = 2  # backward calls in a step from which an undivided loss is one that is too large
@@ -124,13 +129,13 @@ class LrHigh(Rule):
             return
         ratios = update_ratios(record)
         optimizer = _main_optimizer(record, ratios)
-        found = self._first_jump(record, ratios) or self._long_steps(ratios)
+        found = self._first_jump(record, ratios) or self._long_steps(ratios) or self._violence(record, ratios)
         if found is None:
             return
         what, step, ratio = found
         if not self._rose_before_it_broke(record, state):
             return
-        if not self._ill(record, state):
+        if not self._ill(record, state) and not self._thrown_back(record, state, ratios, what):
             late = ratios.median[len(ratios.median) // 2 :]
             if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
                 yield self._told(record, state, optimizer, what, step, ratio, "note")
@@ -194,6 +199,29 @@ class LrHigh(Rule):
             return None
         at = slice(int(places[0]), int(places[0]) + self.steps)
         return "long", int(ratios.step[at.stop - 1]), float(np.median(ratios.median[at]))
+
+    def _violence(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
+        """First steps that changed all weights by much, and threw the loss up."""
+        first = ratios.median[: self.steps]
+        loss = record.loss().value[: 3 * self.steps]
+        if len(first) < self.steps or len(loss) < 3 * self.steps or not loss[0] > 0:
+            return None
+        ratio = float(np.nanmedian(first))
+        finite = np.where(np.isfinite(loss), loss, np.inf)
+        top = float(np.convolve(finite, np.full(5, 0.2), "valid").max())
+        if not ratio > self.violent or not top > self.thrown * loss[0]:
+            return None
+        return "long", int(ratios.step[self.steps - 1]), ratio
+
+    def _thrown_back(self, record: Record, state: Condition, ratios: Ratios, what: str) -> bool:
+        """A run that learns, but what its first steps left of the network, and far worse than it could."""
+        first = ratios.median[: self.steps]
+        whole = rise(record.loss()) if record.finished and state.start > 0 and len(first) >= self.steps else None
+        if whole is None or not np.nanmedian(first) > self.violent:
+            return False
+        begun = abs(float(record.loss().value[0]))
+        poor = whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
+        return poor and (what == "long" or self._violence(record, ratios) is not None)
 
     def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
         """(backward calls in a step, place) where their losses were not divided by their number."""
