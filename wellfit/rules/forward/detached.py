@@ -9,6 +9,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Cut, Layer, Record
 from wellfit.rule import Rule
+from wellfit.rules.fresh import is_fresh
 
 # How a call that cuts the graph is written.
 _WRITTEN = {"detach_": ("detach",), "numpy": ("numpy", "array"), "__array__": ("np.", "array"), "data": (".data",)}
@@ -21,8 +22,9 @@ class Detached(Rule):
     What it checks
         Layers that ran with gradient in training and whose parameters an optimizer holds, while no loss's graph reaches
         them and they have no gradient after `patience` steps. With a call that cut the graph (`detach`, `.data`,
-        `numpy`) it is an error; without one (a result that is not used, a forward under no_grad) it is an error only
-        if these layers come before all that learns and the run is not doing its job, else a note.
+        `numpy`) it is an error; without one (a result that is not used, a forward under no_grad) these layers must come
+        before all that learns, and it is an error if the run is not doing its job, or if it ends with all of their
+        weights as torch made them at random; else a note.
 
     Why it hurts
         These layers stay at their random start for ever; what comes after has to make do with random features. The loss
@@ -115,7 +117,7 @@ class Detached(Rule):
         yield self.finding(
             f"`{layers[0].name}`{others} no gradient: {what}, so {count} parameters that an optimizer holds stay at "
             "their random start; take the cut out, or leave them out of the optimizer if they are meant to be frozen",
-            severity="error" if cut is not None or how.ill else "note",
+            severity="error" if cut is not None or how.ill or _stayed_random(record, layers) else "note",
             step=self.patience,
             layer=layers[0].name,
             location=cut.location if cut else layers[-1].location,
@@ -134,6 +136,13 @@ class Detached(Rule):
         # Statistics of its output are taken with gradient only: a target network under no_grad has none.
         ran = layer.kind in ("other", "container") or len(record.series("activation", layer.name)) > 0
         return ran and sum(name in missing for name in held) > self.smallest_share * len(held)
+
+
+def _stayed_random(record: Record, layers: Sequence[Layer]) -> bool:
+    """Whether a run has ended and these layers still have weights that nobody ever trained or loaded."""
+    parameters = [record.parameters[name] for layer in layers for name in layer.parameters if name in record.parameters]
+    weights = [parameter for parameter in parameters if len(parameter.shape) >= 2]
+    return record.finished and bool(weights) and all(is_fresh(record, weight) for weight in weights)
 
 
 def _without_gradient(record: Record) -> set[str]:
