@@ -18,7 +18,7 @@ from wellfit.rules.data.dtype_cast import DtypeCast
 from wellfit.rules.data.input_scale import InputScale
 from wellfit.rules.data.label_range import LabelRange
 from wellfit.rules.data.non_finite_input import NonFiniteInput
-from wellfit.rules.source import source_of, target_origin
+from wellfit.source import source_of, target_origin
 from wellfit.testing import MadeRun
 
 Row = tuple[float, float, float, float, float, float, float, float]

@@ -10,6 +10,7 @@ import numpy as np
 
 from wellfit.record import Curve, Loss, Record
 from wellfit.record.curves import Floats, Steps
+from wellfit.source import main_source
 
 Verdict = Literal["too-short", "learning", "flat", "diverging", "non-finite"]
 
@@ -22,6 +23,8 @@ TURNS = 0.1  # share of the steps that the second player of a game takes at leas
 DRIFT = 1.5  # by so much the targets of a moving-target loss grow or shrink; batches of fixed data stay within 1.2
 DIVERGED = 2.0  # the loss stands at twice its best, and 8 noise widths above it
 AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has not learned (healthy runs: below 0.85)
+_OF_GAMES = {"env", "environment", "action", "reward", "rew", "advantage", "adv", "return", "ret", "episode", "policy"}
+TELLING_WORDS = 3  # of these in the names of a program that calls log_prob: it plays
 CHANCE_STEPS = 50  # steps after which a loss at the chance level is no longer a run that has just begun
 PARTS = 12  # equal parts of a run whose means tell where it rises; a part has at least 10 steps
 
@@ -141,6 +144,24 @@ def _without_what_has_just_begun(record: Record, curve: Curve) -> Curve:
     return Curve(curve.step[done], curve.value[done])
 
 
+def phases(record: Record, curve: Curve) -> list[Curve]:
+    """The parts of a loss in which one thing is trained: a new head, then all layers, each with its own optimizer.
+
+    A new optimizer for the same parameters begins no phase; nor do optimizers that take turns.
+    """
+    optimizer, step = record.steps["a"], record.steps["step"]
+    changes = np.flatnonzero(np.diff(optimizer)) + 1
+    if not len(changes) or len(changes) != len(np.unique(optimizer)) - 1:
+        return [curve]
+    held = {id: set(one.parameters) for id, one in record.optimizers.items()}
+    begins = [
+        int(step[place]) for place in changes if held.get(int(optimizer[place])) != held.get(int(optimizer[place - 1]))
+    ]
+    places = np.searchsorted(curve.step, begins)
+    bounds = [0, *places.tolist(), len(curve)]
+    return [Curve(curve.step[a:b], curve.value[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+
+
 def _means(values: Floats, width: int) -> Floats:
     """Mean of the last `width` values at each place."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
@@ -240,7 +261,7 @@ def _first_bad(curve: Curve) -> int | None:
 
 def _adversarial(record: Record) -> bool:
     """Losses that need not fall: players that take turns (a GAN), or targets that move with what is learned (RL)."""
-    return _take_turns(record) or _moving_targets(record)
+    return _take_turns(record) or _moving_targets(record) or _plays(record)
 
 
 def _both_signs(record: Record, values: Floats) -> bool:
@@ -269,6 +290,18 @@ def _interleaved(places: list[Steps]) -> bool:
         return False
     first, second = places
     return bool(first[0] < second[-1] and second[0] < first[-1])
+
+
+def _plays(record: Record) -> bool:
+    """Whether the program follows the gradient of a policy, as its names say: log_prob, and what games have.
+
+    Its loss is no measure of how well it plays: the value loss grows with the returns that a better policy gets.
+    """
+    source = main_source(record)
+    if source is None:
+        return False
+    words = {part.rstrip("s") for name in source.names() for part in name.lower().split("_")}
+    return any(source.calls(["log_prob"])) and len(words & _OF_GAMES) >= TELLING_WORDS
 
 
 def _moving_targets(record: Record) -> bool:

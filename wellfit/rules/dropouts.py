@@ -10,8 +10,8 @@ import numpy as np
 
 from wellfit.finding import Location
 from wellfit.record import Graph, Layer, Node, Record
-from wellfit.rules.source import applied_at, source_of
 from wellfit.rules.wiring import early_graphs, function_of, is_linear, is_pass
+from wellfit.source import applied_at, source_of
 
 _FUNCTIONS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 _NEVER_FLAT = ("Tanh", "Sigmoid", "Gelu", "Silu", "Elu", "LeakyRelu", "Mish", "Softplus", "LogSigmoid")

@@ -13,13 +13,18 @@ class InitialWeight:
     """A weight matrix or convolution kernel and its layer.
 
     Args:
-        gain: rms(w) * sqrt(fan-in): how much larger the layer's output is than its input; 0.58 for torch's default,
-            1.41 for He. NaN if the fan-in is unknown.
+        fan_in: products that are summed for one number of the output; 0 if unknown.
     """
 
     layer: Layer
     parameter: Parameter
-    gain: float
+    fan_in: float
+
+    @property
+    def gain(self) -> float:
+        """rms(w) * sqrt(fan-in): how much larger the layer's output is than its input; 0.58 for torch's default, 1.41
+        for He. NaN if the fan-in is unknown."""
+        return self.parameter.initial.rms * math.sqrt(self.fan_in) if self.fan_in > 0 else math.nan
 
 
 def initial_weights(record: Record) -> list[InitialWeight]:
@@ -32,8 +37,16 @@ def initial_weights(record: Record) -> list[InitialWeight]:
     for layer in record.layers.values():
         if layer.kind != "linear" or layer.order < 0:
             continue
-        for parameter in by_layer.get(layer.name, ()):
-            fan = parameter.fan_in
-            gain = parameter.initial.rms * math.sqrt(fan) if fan is not None and fan > 0 else math.nan
-            found.append(InitialWeight(layer, parameter, gain))
+        found += [InitialWeight(layer, one, _fan_in(layer, one)) for one in by_layer.get(layer.name, ())]
     return found
+
+
+def _fan_in(layer: Layer, parameter: Parameter) -> float:
+    """Of a transposed convolution too, whose kernels (in, out / groups, ...) meet an output once every stride."""
+    if not layer.class_name.startswith("ConvTranspose"):
+        return float(parameter.fan_in or 0)
+    stride, outputs = layer.attributes.get("stride"), layer.attributes.get("out_channels")
+    if not isinstance(stride, list) or not isinstance(outputs, int):
+        return 0.0
+    groups = outputs / parameter.shape[1]
+    return parameter.shape[0] / groups * math.prod(parameter.shape[2:]) / math.prod(stride)

@@ -6,7 +6,7 @@ import ast
 
 from wellfit.finding import Location
 from wellfit.record import Record
-from wellfit.rules.source import called, main_source
+from wellfit.source import called, main_source
 
 HALF_STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # half the distance to the next number, relative
 LARGEST = {"bfloat16": 3.3895e38, "float16": 65504.0}

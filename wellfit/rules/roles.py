@@ -14,7 +14,7 @@ from typing import Literal
 
 from wellfit.finding import Location
 from wellfit.record import Record, location_of
-from wellfit.rules.source import Source, source_of
+from wellfit.source import Source, source_of
 
 Role = Literal["held out", "training"]
 

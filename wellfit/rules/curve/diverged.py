@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import condition, rise
+from wellfit.condition import condition, phases, rise
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
@@ -118,15 +118,17 @@ class Diverged(Rule):
             began = int(step[np.flatnonzero(value <= state.best + gap)[-1]]) if np.any(value <= state.best + gap) else 0
             yield self._told(record, state.best, state.end, began)
             return
-        risen = rise(curve)
-        if risen is None or not risen.early or not record.finished or risen.best <= 0:
-            return
-        if (
-            risen.late > (1 + self.share) * risen.best
-            and risen.widths > self.errors
-            and risen.late > self.level * risen.first
-        ):
-            yield self._told(record, risen.best, risen.late, risen.step)
+        for phase in phases(record, curve) if record.finished else ():
+            risen = rise(phase)
+            if risen is None or not risen.early or risen.best <= 0:
+                continue
+            if (
+                risen.late > (1 + self.share) * risen.best
+                and risen.widths > self.errors
+                and risen.late > self.level * risen.first
+            ):
+                yield self._told(record, risen.best, risen.late, risen.step)
+                return
 
     def _told(self, record: Record, best: float, end: float, step: int) -> Finding:
         return self.finding(

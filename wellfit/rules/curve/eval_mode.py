@@ -12,6 +12,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, location_of
 from wellfit.rule import Family, Rule
+from wellfit.source import source_of
 
 WATCHED = 3  # watched steps that a mode must be met in
 MODE_EVENTS = 400  # the probe writes no more calls of train() and eval() than these
@@ -39,9 +40,11 @@ class EvalMode(Rule):
     Safe to write: it is what the layers were made for. The numbers of the run change, as they should.
 
     When it is wrong
-    Frozen batch norm in fine-tuning (its layers in eval mode, dropout not) is on purpose and only noted; so is dropout
-    that is switched on for Monte-Carlo estimates after `model.eval()`. Silence it with
-    `# wellfit: ignore[eval-mode]` where the whole model shall train in eval mode.
+    Batch norm that is in eval mode while its weights learn is only noted where dropout is in train mode: it may be
+    frozen on purpose, and is left out where its weights get no gradient. Left out are also dropout that is switched on
+    for Monte-Carlo estimates after `model.eval()`, `torch.optim.swa_utils.update_bn`, and models that no optimizer
+    trains (a mean teacher). Silence it with `# wellfit: ignore[eval-mode]` where the whole model shall train in eval
+    mode.
 
     References
     Ioffe and Szegedy 2015, "Batch Normalization"; PyTorch documentation of `Module.eval`; Zhang et al., "TrainCheck".
@@ -135,7 +138,9 @@ class EvalMode(Rule):
         if length < self.fewest_steps:
             return
         span = max(spans, key=lambda one: one.end - one.start)
-        off = [layers[name] for name in span.off]
+        off = [layers[name] for name in span.off if not _is_frozen(record, layers[name], span)]
+        if not off:
+            return
         eval_call = _put_in_eval(record, layers, span.start)
         from_start = min(one.start for one in spans) <= 1  # an event may be written when its step is done
         train_call = None if from_start else _last_mode(record, layers, span.start, training=True)
@@ -183,25 +188,27 @@ class EvalMode(Rule):
 
     def _evaluation_in_train(self, record: Record, layers: dict[str, Layer]) -> Iterator[Finding]:
         """Passes without gradient, every one of them with dropout or batch norm as in training."""
-        trained = _trained_names(record)
-        roots = {name for name, layer in layers.items() if layer.is_root and _is_trained(layer, trained)}
+        trained = {record.parameters[name].layer for name in _trained_names(record)}
+        roots = {layers[name].root for name in trained if name in layers}  # a teacher's passes are part of a step
         events = [event for event in record.events("evaluation") if event["root"] in roots or not roots]
+        events = [event for event in events if not _renews_statistics(event)]
         guilty: list[tuple[dict[str, Any], list[Layer], bool]] = []
         for event in events:
             names = event.get("training_layers")
             active = _with_mode(names if isinstance(names, list) else [], layers)
             if event["training"] and (active or event["functional_dropout"]):
                 guilty.append((event, active, True))
-            elif not event["training"] and active:
+            elif not event["training"] and any(layer.kind != "dropout" for layer in active):
                 guilty.append((event, active, False))
         if not guilty or condition(record).adversarial:
             return
         event, active, whole = guilty[-1]
         never_eval = whole and len(guilty) == len(events) and not _last_mode_any(record, training=False)
         passes, total = len({one["step"] for one, _, _ in guilty}), len({one["step"] for one in events})
+        often = f"{passes} evaluation passes" if passes > 1 else "one evaluation pass"
         what = f"`{active[0].name}`" if active else "functional dropout"
         yield self.finding(
-            f"the model is in train mode in {passes} evaluation passes ({what} acts as in training), so scores are "
+            f"the model is in train mode in {often} ({what} acts as in training), so scores are "
             "random or depend on the batch and batch norm learns from the data it is tested on; call model.eval() "
             "before evaluation and model.train() after it",
             severity="error" if never_eval and event["step"] > 0 else "note",
@@ -219,6 +226,25 @@ class _Span:
     end: int
     off: tuple[str, ...]
     on: tuple[str, ...]
+
+
+def _is_frozen(record: Record, layer: Layer, span: _Span) -> bool:
+    """Whether a layer's own parameters got no gradient in these steps though gradients were looked at."""
+    if not layer.parameters:
+        return False
+    watched = record.watched_steps
+    if not np.any((watched >= span.start) & (watched < span.end)):
+        return False
+    names = [name if name in record.parameters else f"{layer.name}.{name}" for name in layer.parameters]
+    steps = [record.series("gradient", name).step for name in names]
+    return not any(np.any((step >= span.start) & (step < span.end)) for step in steps)
+
+
+def _renews_statistics(event: dict[str, Any]) -> bool:
+    """Whether a pass belongs to `update_bn`, which needs train mode."""
+    place = location_of(event)
+    source = source_of(place.file) if place is not None else None
+    return source is not None and place is not None and "update_bn" in source.line(place.line)
 
 
 def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:

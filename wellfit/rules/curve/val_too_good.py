@@ -19,7 +19,7 @@ from wellfit.rules.batch_norms import batch_norms
 from wellfit.rules.dropouts import drops
 from wellfit.rules.labels import is_weighted, labelled, training_scale
 from wellfit.rules.roles import named_target
-from wellfit.rules.source import Source, main_source, target_origin
+from wellfit.source import Source, main_source, target_origin
 
 # Words of programs whose training batches are harder than, or not like, those of the evaluation.
 _HARDER = re.compile(

@@ -9,7 +9,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loss, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.labels import is_weighted, labelled, late_loss
-from wellfit.rules.source import source_of
+from wellfit.source import source_of
 
 _CLASSES = {
     "cross_entropy": "CrossEntropyLoss",

@@ -14,7 +14,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loader, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly
-from wellfit.rules.source import Source, called, input_origin, source_of
+from wellfit.source import Source, called, input_origin, source_of
 
 
 class ConstantInput(Rule):

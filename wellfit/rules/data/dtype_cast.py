@@ -12,7 +12,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.labels import learns_little
-from wellfit.rules.source import Source, called, main_source, source_of
+from wellfit.source import Source, called, main_source, source_of
 
 _WHOLE_TYPES = {
     "long", "int", "int8", "int16", "int32", "int64", "uint8", "short", "byte", "char", "intp", "LongTensor",

@@ -12,7 +12,7 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
-from wellfit.rules.source import input_origin
+from wellfit.source import input_origin
 
 
 class InputScale(Rule):

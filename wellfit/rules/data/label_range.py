@@ -14,7 +14,7 @@ from wellfit.record import Loss, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules import wiring
 from wellfit.rules.fitness import fits_poorly, settled
-from wellfit.rules.source import target_origin
+from wellfit.source import target_origin
 
 _PROBABILITIES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")

@@ -13,7 +13,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loader, Loss, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.labels import knows_little, labelled, worst_loss
-from wellfit.rules.source import target_origin
+from wellfit.source import target_origin
 
 
 class LabelSorted(Rule):

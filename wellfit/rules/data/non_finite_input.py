@@ -11,7 +11,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.data.input_scale import first_input
-from wellfit.rules.source import input_origin, target_origin
+from wellfit.source import input_origin, target_origin
 
 
 class NonFiniteInput(Rule):

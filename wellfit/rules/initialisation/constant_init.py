@@ -12,7 +12,7 @@ from wellfit.record import Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
 from wellfit.rules.initial_weights import InitialWeight, initial_weights
-from wellfit.rules.source import init_call
+from wellfit.source import init_call
 
 _INITIALISERS = ("zeros_", "ones_", "constant_", "fill_", "zero_", "full_like", "zeros", "ones", "full", "zeros_like")
 

@@ -13,7 +13,7 @@ from wellfit.record import Layer, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
 from wellfit.rules.initial_weights import InitialWeight, initial_weights
-from wellfit.rules.source import init_call
+from wellfit.source import init_call
 
 _INITIALISERS = (
     "normal_", "uniform_", "trunc_normal_", "xavier_normal_", "xavier_uniform_", "kaiming_normal_", "kaiming_uniform_",
@@ -125,8 +125,8 @@ class InitGain(Rule):
         norms = any(layer.kind == "norm" and layer.order >= 0 for layer in record.layers.values())
         if large:
             yield self._large(record, large, poor, len(weights))
-        elif len(small) >= 2 and len(small) >= self.small_share * len(weights):
-            yield self._small(record, small, poor and not norms, len(weights))
+        elif not norms and len(small) >= 2 and len(small) >= self.small_share * len(weights):
+            yield self._small(record, small, poor, len(weights))
         off = self._switched_off(record)
         if off is not None:
             yield off
@@ -150,7 +150,7 @@ class InitGain(Rule):
         return self.finding(
             f"the weights of `{worst.layer.name}` begin too large: rms {worst.parameter.initial.rms:.3g} with a "
             "fan-in of "
-            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers "
+            f"{worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers "
             "are so), "
             "so activations saturate or explode before the first step; use Xavier or Kaiming initialisation",
             severity="error" if certain else "note", step=0, layer=worst.layer.name,
@@ -165,7 +165,7 @@ class InitGain(Rule):
         return self.finding(
             f"the weights of `{worst.layer.name}` begin too small: rms {worst.parameter.initial.rms:.3g} with a "
             "fan-in of "
-            f"{worst.parameter.fan_in} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers "
+            f"{worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers "
             "are so), "
             "so signals and gradients fade on their way; use Xavier or Kaiming initialisation",
             severity="error" if poor else "note", step=0, layer=worst.layer.name, location=self._where(record, worst),
@@ -197,7 +197,7 @@ class InitGain(Rule):
         return None
 
     def _where(self, record: Record, weight: InitialWeight) -> Location | None:
-        fan = weight.parameter.fan_in or 1
+        fan = weight.fan_in or 1
         default = np.isclose(weight.parameter.initial.rms, 1 / math.sqrt(3 * fan), rtol=0.05)
         found = None if default else init_call(record, _INITIALISERS, "weight")
         return found or weight.layer.location

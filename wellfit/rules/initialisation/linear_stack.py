@@ -12,7 +12,7 @@ from wellfit.record import Graph, Node, Record
 from wellfit.rule import Rule
 from wellfit.rules import wiring
 from wellfit.rules.fitness import fits_poorly, settled
-from wellfit.rules.source import applied_at
+from wellfit.source import applied_at
 
 
 @dataclass(frozen=True)

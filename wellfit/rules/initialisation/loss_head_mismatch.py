@@ -10,7 +10,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Graph, Loss, Node, Record
 from wellfit.rule import Rule
 from wellfit.rules import wiring
-from wellfit.rules.source import applied_at
+from wellfit.source import applied_at
 
 _REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _SQUASHED = {

@@ -10,7 +10,7 @@ from wellfit.record import Layer, Optimizer, Parameter, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
 from wellfit.rules.fresh import is_fresh
-from wellfit.rules.source import main_source
+from wellfit.source import main_source
 
 
 class NotInOptimizer(Rule):

@@ -10,7 +10,7 @@ from wellfit.record import Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.layering import first_backward
-from wellfit.rules.source import main_source
+from wellfit.source import main_source
 
 
 class ScalerThrash(Rule):

@@ -9,8 +9,8 @@ from typing import ClassVar
 from wellfit.finding import Finding, Fix
 from wellfit.record import Graph, Layer, Node, Record
 from wellfit.rule import Family, Rule
-from wellfit.rules.source import source_of
 from wellfit.rules.wiring import early_graphs
+from wellfit.source import source_of
 
 _TAKING_TIME = ("recurrent", "attention")
 _SEQUENCES = ("RNN", "LSTM", "GRU")

@@ -11,7 +11,7 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Cut, Graph, Layer, Loss, Node, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.memory import learned_nothing, recurrent_layers
-from wellfit.rules.source import Source, called, source_of
+from wellfit.source import Source, called, source_of
 
 # The node that each call of a recurrent layer leaves once in the graph: on the CPU, in cuDNN, MIOpen and oneDNN.
 _ONE_A_CALL = ("StackBackward", "CudnnRnn", "MiopenRnn", "MkldnnRnn")

@@ -15,7 +15,7 @@ from wellfit.record import Layer, Loss, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import settled
 from wellfit.rules.memory import learned_nothing, moments, recurrent_layers, time_profiles
-from wellfit.rules.source import main_source
+from wellfit.source import main_source
 
 
 class Padding(Rule):

@@ -12,7 +12,7 @@ from wellfit.record import Parameter, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.fresh import is_fresh
-from wellfit.rules.source import Source, called, source_of
+from wellfit.source import Source, called, source_of
 
 _MISSPELT = (
     "require_grad", "require_grads", "requires_grads", "required_grad", "requires_gradient", "require_gradient",

@@ -22,9 +22,8 @@ class LrHigh(Rule):
     not finite or ends at `near_chance` of the loss of guessing, and whose median u stays above `high` for `steps`
     sampled steps, or reached `first_jump` in one of the first five steps while the loss rose `rose` times. A run that
     learns is ill if the median u of its first `steps` steps was above `violent`, the loss was thrown up `thrown` times
-    by them or the steps stayed long, and it ends above `poor` of where it began or of guessing. Also gradients that are
-    summed over `accumulated` or more backward calls without dividing the loss, which is a learning rate that many times
-    higher.
+    by them, and it ends above `poor` of where it began or of guessing. Also gradients that are summed over
+    `accumulated` or more backward calls without dividing the loss, which is a learning rate that many times higher.
 
     Why it hurts
     The gradient is a good guide only near where it was taken. Steps that long jump over every minimum, kill ReLU units,
@@ -135,7 +134,7 @@ class LrHigh(Rule):
         what, step, ratio = found
         if not self._rose_before_it_broke(record, state):
             return
-        if not self._ill(record, state) and not self._thrown_back(record, state, ratios, what):
+        if not self._ill(record, state) and not self._thrown_back(record, state, ratios):
             late = ratios.median[len(ratios.median) // 2 :]
             if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
                 yield self._told(record, state, optimizer, what, step, ratio, "note")
@@ -213,15 +212,11 @@ class LrHigh(Rule):
             return None
         return "long", int(ratios.step[self.steps - 1]), ratio
 
-    def _thrown_back(self, record: Record, state: Condition, ratios: Ratios, what: str) -> bool:
-        """A run that learns, but what its first steps left of the network, and far worse than it could."""
-        first = ratios.median[: self.steps]
-        whole = rise(record.loss()) if record.finished and state.start > 0 and len(first) >= self.steps else None
-        if whole is None or not np.nanmedian(first) > self.violent:
-            return False
-        begun = abs(float(record.loss().value[0]))
-        poor = whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
-        return poor and (what == "long" or self._violence(record, ratios) is not None)
+    def _thrown_back(self, record: Record, state: Condition, ratios: Ratios) -> bool:
+        """A run that learns, but with what its first steps left of the network, and far worse than it could."""
+        whole = rise(record.loss()) if record.finished and self._violence(record, ratios) is not None else None
+        begun = float(record.loss().value[0])
+        return whole is not None and whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
 
     def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
         """(backward calls in a step, place) where their losses were not divided by their number."""

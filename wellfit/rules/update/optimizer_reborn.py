@@ -12,7 +12,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Optimizer, Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
-from wellfit.rules.source import source_of
+from wellfit.source import source_of
 
 _SCALED = ("Adam", "AdamW", "NAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta")
 _STATEFUL = (*_SCALED, "RAdam", "SparseAdam", "Rprop", "ASGD")

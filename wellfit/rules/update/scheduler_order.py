@@ -16,7 +16,7 @@ from wellfit.record import Optimizer, Record, Scheduler
 from wellfit.record.curves import Floats, Steps
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import fits_poorly
-from wellfit.rules.source import Source, source_of
+from wellfit.source import Source, source_of
 
 _PLANNED = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "LinearLR": "total_iters",
             "PolynomialLR": "total_iters", "ConstantLR": "total_iters"}  # fmt: skip

@@ -59,6 +59,11 @@ class Source:
             return found
         return [node for node in found if node.lineno <= line <= (node.end_lineno or node.lineno)]
 
+    def names(self) -> set[str]:
+        """All names of variables, arguments and attributes."""
+        found = {node.id for node in self.nodes(ast.Name)} | {node.attr for node in self.nodes(ast.Attribute)}
+        return found | {node.arg for node in ast.walk(self._tree) if isinstance(node, ast.arg)}
+
     def calls(self, names: Iterable[str]) -> Iterator[ast.Call]:
         """Calls of functions or methods of these names, in the order of the file."""
         wanted = set(names)
