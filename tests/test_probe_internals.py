@@ -234,3 +234,31 @@ optimizer.step()
     assert ran.record.layers["head"].output_dtype == "bfloat16"
     assert ran.record.schedulers[0].settings["T_max"] == 7
     assert ran.record.backward_sites[0].retain_graph
+
+
+def test_an_average_of_the_weights_is_seen_when_it_is_evaluated(run: Run) -> None:
+    """Neither a loss module that is called at each step nor a block under no_grad in each uses up what is looked at."""
+    ran = run(
+        HEAD
+        + """
+import copy
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+ema = copy.deepcopy(model)
+criterion = nn.CrossEntropyLoss()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for step in range(300):
+    optimizer.zero_grad()
+    criterion(model(torch.randn(6, 4)), torch.randint(0, 3, (6,))).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for mean, now in zip(ema.parameters(), model.parameters()):
+            mean.lerp_(now, 0.1)
+    if step % 100 == 99:
+        ema.eval()
+        with torch.no_grad():
+            ema(torch.randn(6, 4))
+"""
+    )
+    assert ran.record is not None, ran.err
+    events = ran.record.events("evaluation")
+    assert [(event["root"], event["step"]) for event in events] == [("ema", 100), ("ema", 200), ("ema", 300)]

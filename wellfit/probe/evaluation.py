@@ -19,6 +19,7 @@ from wellfit.probe.statistics import shape_of
 
 CALLS = 3  # forward calls of root modules looked at in one evaluation
 PASSES = 200  # evaluations looked at closely; after that only their losses
+IDLE = 500  # blocks under no_grad that were no evaluation; a program that has more has one in each step
 
 
 class Evaluations:
@@ -45,6 +46,7 @@ class Evaluations:
         self.forbidden = False
         self.step = 0
         self.passes = 0
+        self._idle = 0
         self._depth: list[nn.Module] = []
         self._calls = 0
         self._handles: list[Any] = []
@@ -56,13 +58,16 @@ class Evaluations:
         self._after = guard(self._after_forward)
         self._guarded_note = guard(self._note)
 
-    def begin(self, step: int) -> None:
-        """Training paused: look at the next forward calls."""
-        if self.open or self.forbidden or self.passes >= PASSES:
+    def begin(self, step: int, deliberate: bool) -> None:
+        """Training paused: look at the next forward calls.
+
+        Args:
+            deliberate: a model was put in eval mode; else gradient was switched off, for whatever reason.
+        """
+        if self.open or self.forbidden or self.passes >= PASSES or (self._idle >= IDLE and not deliberate):
             return
         self.open = True
         self.step = step
-        self.passes += 1
         self._calls = 0
         self._depth.clear()
         self._handles = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after)]
@@ -75,6 +80,8 @@ class Evaluations:
         if not self.open:
             return
         self.open = False
+        self.passes += self._calls > 0
+        self._idle += self._calls == 0
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -125,7 +132,10 @@ class Evaluations:
             return
         if layer.kind in ("dropout", "norm"):
             self._mode_layers.append((layer.name, module.training))
-        if self._depth or torch.is_grad_enabled():
+        if self._depth:
+            return
+        if torch.is_grad_enabled():
+            self.end()  # it was no evaluation: weights were averaged, say
             return
         first = args[0] if isinstance(args, tuple) and args and isinstance(args[0], torch.Tensor) else None
         self.samples.evaluated(layer.root, first)

@@ -30,6 +30,7 @@ _ATTRIBUTES = (
     "dropout", "inplace",
 )  # fmt: skip
 
+SEARCHES = 50  # for modules that are called and not known yet
 _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
@@ -187,14 +188,15 @@ class Layers:
         layer = self._layers.get(id(module))
         if layer is not None and layer.reference() is module:
             return layer
-        if self._searches < 50:
-            self.find_roots(frame)
-            layer = self._layers.get(id(module))
-            if layer is not None and layer.reference() is module:
-                return layer
-            if _has_parameters(module) and kind_of(module) != "loss":
-                self.add_root(module, frame, bool(self._roots))
-                return self._layers.get(id(module))
+        if self._searches >= SEARCHES or kind_of(module) == "loss":  # a loss function is called at each step
+            return None
+        self.find_roots(frame)
+        layer = self._layers.get(id(module))
+        if layer is not None and layer.reference() is module:
+            return layer
+        if _has_parameters(module):
+            self.add_root(module, frame, bool(self._roots))
+            return self._layers.get(id(module))
         return None
 
     def first_call(self, layer: Layer, given: Any, output: Any) -> None:

@@ -422,20 +422,20 @@ class Observer:
         elif result.numel() == 1:
             self.backwards.later((_E, not self._evaluating, number, self.now.step, now), result)
 
-    def pause(self) -> None:
-        """Gradient was switched off, or a model put in eval mode: perhaps an evaluation begins."""
+    def pause(self, deliberate: bool = False) -> None:
+        """Gradient was switched off, or (deliberate) a model put in eval mode: perhaps an evaluation begins."""
         if self.now.in_backward or self.now.in_step or (self.now.owner is not None and self.now.owner != get_ident()):
             return
         self.trace.stop()
         if self.trained and not self.now.backward_seen and not self.compiled and not self.evaluations.open:
-            self.evaluations.begin(self.now.step)
+            self.evaluations.begin(self.now.step, deliberate)
             self._attend(True)
 
     def mode_set(self, module: Any, training: bool) -> None:
         """`train()` or `eval()` was called on a module by the user."""
         self._evaluating = not training
         if not training:
-            self.pause()
+            self.pause(deliberate=True)
         self._look_again()
         if self.ledger.first("mode", times=200):
             root = self.layers.name_of(module)
