@@ -45,7 +45,8 @@ def with_norm(folder: Path) -> MadeRun:
     made = made_run(folder, [])
     place = {"file": "experiment.py", "line": 2}
     made.declare("layer", name="model", **{"class": "Net"}, kind="container", root="model", order=3, location=place)
-    made.declare("layer", name="bn", **{"class": "BatchNorm1d"}, kind="norm", order=1, location=place,
+    made.declare("layer", name="fc", **{"class": "Linear"}, kind="linear", root="model", order=0, location=place)
+    made.declare("layer", name="bn", **{"class": "BatchNorm1d"}, kind="norm", root="model", order=1, location=place,
                  parameters=[WEIGHT], attributes={"track_running_stats": True})  # fmt: skip
     made.declare("layer", name="drop", **{"class": "Dropout"}, kind="dropout", order=2, location=place,
                  attributes={"p": 0.5})  # fmt: skip

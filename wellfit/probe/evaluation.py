@@ -48,6 +48,7 @@ class Evaluations:
         self.passes = 0
         self._idle = 0
         self._depth: list[nn.Module] = []
+        self._owner = 0  # the thread of the call that is looked at
         self._calls = 0
         self._handles: list[Any] = []
         self._originals: dict[str, Any] = {}
@@ -123,8 +124,8 @@ class Evaluations:
         self._depth.append(module)
 
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
-        if get_ident() != self._owner:
-            return
+        if get_ident() != self._owner or not any(module is one for one in self._depth):
+            return  # of another thread, or its call had begun before we looked
         while self._depth and self._depth.pop() is not module:
             pass
         layer = self.layers.get(module, user_frame(sys._getframe(1)) if not self._depth else None)

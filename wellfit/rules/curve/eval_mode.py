@@ -229,15 +229,16 @@ class _Span:
 
 
 def _is_frozen(record: Record, layer: Layer, span: _Span) -> bool:
-    """Whether a layer's own parameters got no gradient in these steps though gradients were looked at."""
-    if not layer.parameters:
+    """Whether a layer's own parameters got no gradient in these steps though others did."""
+
+    def has_gradient(name: str) -> bool:
+        step = record.series("gradient", name).step
+        return bool(np.any((step >= span.start) & (step < span.end)))
+
+    own = {name if name in record.parameters else f"{layer.name}.{name}" for name in layer.parameters}
+    if not own or any(map(has_gradient, own)):
         return False
-    watched = record.watched_steps
-    if not np.any((watched >= span.start) & (watched < span.end)):
-        return False
-    names = [name if name in record.parameters else f"{layer.name}.{name}" for name in layer.parameters]
-    steps = [record.series("gradient", name).step for name in names]
-    return not any(np.any((step >= span.start) & (step < span.end)) for step in steps)
+    return any(map(has_gradient, record.subjects("gradient")))
 
 
 def _renews_statistics(event: dict[str, Any]) -> bool:
