@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from wellfit.probe.answers import Answers
 from wellfit.probe.device import Device
 from wellfit.probe.internals import gate_row, norm_row
 from wellfit.probe.layers import Layer, Layers
@@ -66,6 +67,7 @@ class Activations:
         self.samples = Samples()
         self.owner: int | None = None
         self.stack: list[nn.Module] = []
+        self.answers = Answers(self.stack)
         self.modes: dict[str, bool] = {}
         self.seen: dict[str, int] = {}
         self.on_root: Callable[[nn.Module, Layer], None] | None = None
@@ -85,6 +87,7 @@ class Activations:
         self._previous = None
         self.modes.clear()
         self.stack.clear()
+        self.answers.begin()
         if not self._handles and not self.forbidden:
             self._handles = [
                 register_module_forward_pre_hook(self._before),
@@ -97,6 +100,7 @@ class Activations:
             handle.remove()
         self._handles.clear()
         self.stack.clear()
+        self.answers.begin()
 
     def current_layer(self) -> str | None:
         """The name of the innermost layer that is running."""
@@ -118,6 +122,8 @@ class Activations:
                 if torch.is_grad_enabled() and self.seen.get("root " + layer.name, 0) < 1:
                     self.seen["root " + layer.name] = 1
                     self._inputs(layer, args)
+                    if layer.kind != "loss":
+                        self.answers.given(module, args)
         self.stack.append(module)
         self.spend(thread_time() - begin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from threading import get_ident
@@ -15,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from wellfit.probe.layers import Layers
 from wellfit.probe.locate import location, user_frame, user_place
 from wellfit.probe.samples import Samples
-from wellfit.probe.statistics import shape_of
+from wellfit.probe.statistics import Meter, shape_of
 
 CALLS = 3  # forward calls of root modules looked at in one evaluation
 PASSES = 200  # evaluations looked at closely; after that only their losses
@@ -30,6 +31,7 @@ class Evaluations:
         declare: writes an event.
         guard: puts the fence around a function.
         samples: told of what models are given.
+        meter: computes statistics.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Evaluations:
         declare: Callable[[dict[str, Any]], None],
         guard: Callable[[Any], Any],
         samples: Samples,
+        meter: Meter,
     ) -> None:
         self.layers = layers
         self.samples = samples
+        self.meter = meter
         self.declare = declare
         self.open = False
         self.forbidden = False
@@ -148,8 +152,16 @@ class Evaluations:
                 "training_layers": sorted({n for n, training in self._mode_layers if training}),
                 "eval_layers": sorted({n for n, training in self._mode_layers if not training}),
                 "batch": shape_of(first) if first is not None else None,
+                # What a part of the model is given does not compare with what the whole is given in training.
+                "input": self._numbers(first) if layer.name == layer.root else [],
             }
         )  # fmt: skip
         self._calls += 1
         if self._calls >= CALLS:
             self.end()
+
+    def _numbers(self, first: torch.Tensor | None) -> list[float]:
+        """count, mean, rms and amax of the first input; none if it holds no real numbers on the CPU."""
+        if first is None or not first.is_cpu or not self.meter.takes(first) or not first.numel():
+            return []
+        return [float(number) for number in self.meter.summary(first.detach(), 0, 0.0, math.inf)[:4]]

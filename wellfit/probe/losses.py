@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from wellfit.probe.answers import Answers
 from wellfit.probe.labels import Labels
 from wellfit.probe.locate import Place, cached_place, location
 from wellfit.probe.statistics import NAN, Meter, Row, shape_of
@@ -30,10 +31,15 @@ class Losses:
         meter: computes statistics.
         emit: takes (what, subject, row).
         declare: writes a declaration.
+        answers: compares targets with inputs.
     """
 
     def __init__(
-        self, meter: Meter, emit: Callable[[str, str, Row], None], declare: Callable[[dict[str, Any]], None]
+        self,
+        meter: Meter,
+        emit: Callable[[str, str, Row], None],
+        declare: Callable[[dict[str, Any]], None],
+        answers: Answers,
     ) -> None:
         self.meter = meter
         self.emit = emit
@@ -41,6 +47,7 @@ class Losses:
         self._ids: dict[tuple[str, Place | None, bool], int] = {}
         self._measured: set[int] = set()
         self._labels = Labels()
+        self._answers = answers
 
     def begin(self) -> None:
         """A watched step begins."""
@@ -96,6 +103,9 @@ class Losses:
             labels = self._labels.row(number, function, target.detach(), kwargs.get("ignore_index"))
             if labels is not None:
                 self.emit("labels", str(number), labels)
+            answer = self._answers.row(number, target.detach(), kwargs.get("ignore_index"))
+            if answer is not None:
+                self.emit("answer", str(number), answer)
 
     def _output(self, prediction: torch.Tensor) -> Row:
         count, mean, rms, amax, _, _ = self.meter.summary(prediction, 0, 0.0, math.inf)

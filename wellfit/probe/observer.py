@@ -80,8 +80,8 @@ class Observer:
         self.device.on_non_finite = self.backwards.late_not_finite
         self.weights.on_non_finite = self.backwards.gradient_not_finite
         self.clipping = Clipping(self.now, declare, self.writer.row)
-        self.losses = Losses(self.meter, self.emit, declare)
-        self.evaluations = Evaluations(self.layers, declare, fence.guard, self.activations.samples)
+        self.losses = Losses(self.meter, self.emit, declare, self.activations.answers)
+        self.evaluations = Evaluations(self.layers, declare, fence.guard, self.activations.samples, self.meter)
         self.watching = True
         self.trained = False  # a backward call was seen: this process is worth a record
         self.ended = False

@@ -87,6 +87,7 @@ def mean_by_step(step: Steps, value: Floats, time: Floats | None = None) -> Curv
 
 
 COLUMNS = {
+    "answer": ("rows", "distinct", "columns", "always", "column", "same", "argument", "tokens"),
     "labels": ("count", "entropy", "pool_entropy", "most", "least", "classes", "ignored", "batch_most"),
     "norm": ("elements", "gap", "largest_gap", "spread", "largest_spread"),
     "gates": ("count", "input", "forget", "output", "input_shut", "forget_shut", "output_shut", "forget_open"),

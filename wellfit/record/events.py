@@ -18,6 +18,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "training_layers": [],
         "eval_layers": [],
         "batch": None,
+        "input": [],
     },
     "epoch": {"loader": None, "count": 0},
     "stale-gradient": {"optimizer": None, "parameter": "", "confirmed": False, "count": 0, "followed": 0},
