@@ -90,7 +90,15 @@ class Source:
         Args:
             position: which of a pair of arrays is meant where a loader or data set holds several.
         """
-        found: list[tuple[int, ast.expr]] = []
+        return next(reversed(self.trail(value, position)), [])
+
+    def trail(self, value: ast.expr, position: int | None = None) -> list[list[tuple[int, ast.expr]]]:
+        """For each variable on the way from an expression to where its array is made: the assignments to it.
+
+        Args:
+            position: as for `origin`.
+        """
+        found: list[list[tuple[int, ast.expr]]] = []
         seen: set[str] = set()
         for _ in range(_DEPTH):
             name = _variable(value, position)
@@ -102,7 +110,7 @@ class Source:
             makers = [made for made in makers if not (_only_moves(made[1]) and _variable(made[1], None) == name)]
             if not makers:
                 break
-            found = [(line, made) for line, made, _ in makers]
+            found.append([(line, made) for line, made, _ in makers])
             _, value, place = makers[-1]
             position = position if place is None else place
             if not _is_holder(value) and not _only_moves(value):

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from wellfit.condition import condition
-from wellfit.finding import Finding, Fix
+from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loss, Record, Series
 from wellfit.rule import Rule
 from wellfit.source import Source, called, input_origin, main_source, source_of, target_origin
@@ -145,8 +145,7 @@ class TargetLeak(Rule):
             return None
         column, columns = int(series["column"][-1]), int(series["columns"][-1])
         root = _first_root(record)
-        made_up = _made_up(loss)
-        where = input_origin(record, root)[0] if root else None
+        made_up = _made_up(record, root, loss)
         shape = record.layers[root].input_shape or () if root in record.layers else ()
         place = f"feature {column} of its input" if len(shape) < 3 else "the last step of its input"
         return self.finding(
@@ -154,7 +153,7 @@ class TargetLeak(Rule):
             f"at: `{root}` has only to copy it, and knows nothing where the answer is not known yet; leave the target "
             "out of the inputs (a window ends one step before what it shall predict)",
             severity="error" if alone and not made_up else "note", layer=root or None,
-            location=where or target_origin(record, loss.location)[0] or loss.location,
+            location=_where(record, root, loss),
             evidence={"column": column, "columns": columns, "batches": int(np.sum(seen))}, sure=False,
         )  # fmt: skip
 
@@ -170,13 +169,13 @@ class TargetLeak(Rule):
         level = min(state.start, state.chance) if math.isfinite(state.chance) else state.start
         learned = state.steps >= self.steps and state.end <= self.copied * level
         given = "its input" if argument == 0 else "the input of its decoder"
-        where = None if argument else target_origin(record, loss.location)[0]
         root = _first_root(record)
+        where = loss.location if argument else _where(record, root, loss, tokens=True)
         return self.finding(
             f"the target of `{loss.function}` is {given} at {100 * float(np.min(same[seen])):.3g} % of the positions: "
             f"`{root}` learns to repeat the token that it sees, not the next one; shift them by one (input "
             "ids[:, :-1], target ids[:, 1:])",
-            severity="error" if learned else "note", layer=root or None, location=where or loss.location,
+            severity="error" if learned else "note", layer=root or None, location=where,
             evidence={"same": float(np.median(same[seen])), "argument": argument, "loss": state.end}, sure=False,
         )  # fmt: skip
 
@@ -230,21 +229,51 @@ def _cuts_inside(source: Source) -> bool:
     return False
 
 
-def _made_up(loss: Loss) -> bool:
-    """Whether the target is a column of an array of random numbers that the program makes: shown, not trained for."""
+_Steps = list[tuple[int, ast.expr]]
+
+
+def _ways(record: Record, root: str, loss: Loss) -> tuple[_Steps, _Steps]:
+    """The way back from the model's input, and from the target: the line and value of each assignment."""
     source = source_of(loss.location.file) if loss.location is not None else None
     if source is None or loss.location is None:
+        return [], []
+    models = [call for call in source.calls([root.rpartition(".")[2] or root]) if call.args]
+    targets = [call for call in source.nodes(ast.Call, loss.location.line) if len(call.args) > 1]
+    given = [step for call in models[:1] for step in _way(source, call.args[0])]
+    return given, [step for call in targets[:1] for step in _way(source, call.args[1])]
+
+
+def _way(source: Source, value: ast.expr) -> _Steps:
+    return [(value.lineno, value), *(made[-1] for made in source.trail(value))]
+
+
+def _parting(way: _Steps, other: _Steps) -> int | None:
+    """The line on one way that takes a part of, or the whole of, an array that is on the other way too."""
+    shared = {name for _, value in other for name in _taken_from(value)}
+    return next((line for line, value in way if _taken_from(value) & shared), None)
+
+
+def _taken_from(value: ast.expr) -> set[str]:
+    """The variables that an expression is, or takes a part of."""
+    parts = [value, *(node.value for node in ast.walk(value) if isinstance(node, ast.Subscript))]
+    return {part.id for part in parts if isinstance(part, ast.Name)}
+
+
+def _where(record: Record, root: str, loss: Loss, tokens: bool = False) -> Location | None:
+    """The line that takes the input (the target, of tokens) from what both are made of, else that makes it."""
+    given, wanted = _ways(record, root, loss)
+    line = _parting(wanted, given) if tokens else _parting(given, wanted)
+    if line is not None and loss.location is not None:
+        return Location(loss.location.file, line)
+    made = input_origin(record, root)[0] if root and not tokens else None
+    return made or target_origin(record, loss.location)[0] or loss.location
+
+
+def _made_up(record: Record, root: str, loss: Loss) -> bool:
+    """Whether the target is a column of an array of random numbers that the program makes: shown, not trained for."""
+    source = source_of(loss.location.file) if loss.location is not None else None
+    if source is None:
         return False
-    targets = [call.args[1] for call in source.nodes(ast.Call, loss.location.line) if len(call.args) > 1]
-    values = [value for target in targets for value in (target, *(made for _, made in source.origin(target)))]
-    for value in values:
-        bases = {
-            node.value.id
-            for node in ast.walk(value)
-            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
-        }
-        for base in bases:
-            for _, made in source.made(base):
-                if isinstance(made, ast.Call) and called(made) in _RANDOM:
-                    return True
-    return False
+    _, wanted = _ways(record, root, loss)
+    made = [value for _, target in wanted for base in _taken_from(target) for _, value in source.made(base)]
+    return any(isinstance(value, ast.Call) and called(value) in _RANDOM for value in made)
