@@ -157,3 +157,15 @@ def test_labels_that_are_not_a_number_say_nothing(
     for _ in range(60):
         step(made, nan, nan, nan, nan, nan, 0, nan, 0)
     assert not list(rule().check(made.record()))
+
+
+@pytest.mark.parametrize(("entropy", "severities"), [(0.01, ["error"]), (0.46, [])])
+@pytest.mark.parametrize("function", ["cross_entropy", "binary_cross_entropy_with_logits"])
+def test_two_classes_of_which_the_first_was_watched_more(
+    tmp_path: Path, function: str, entropy: float, severities: list[str]
+) -> None:
+    made = made_run(tmp_path, function=function)
+    for place in range(45):  # the first steps are all watched, and all of the first class
+        most = 1.0 if place < 30 else 0.83
+        step(made, 0.69, entropy, 0.0 if place < 30 else 0.46, most, 1 - most, 1 if place < 30 else 2, 0.98)
+    assert [one.severity for one in LabelSorted().check(made.record())] == severities
