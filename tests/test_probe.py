@@ -146,6 +146,7 @@ def test_the_graph(ordinary) -> None:
     assert graph.loss.function == "cross_entropy" and ordinary.at(graph.loss.location, "# loss")
     linear = next(node for node in graph.nodes if node.op == "AddmmBackward0" and node.layer == "fc1")
     assert linear.function == "linear" and linear.shapes == ((20, 8), (16, 8), (16,))
+    assert nodes["LogSoftmaxBackward0"].dim == 1 and linear.dim is None
     assert {node.parameter for node in graph.nodes} >= {"fc1.weight", "fc2.bias", "norm.weight"}
     assert [node.layer for node in graph.path_to("fc1")][-1] == "fc1"
     assert list(graph.cuts) == []

@@ -137,6 +137,51 @@ def test_nll_loss_takes_log_probabilities(
     assert not errors or (found[0].location is not None and found[0].location.line == line)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dim", "prediction", "view", "right"),
+    [
+        ([50, 10], 0, [50, 10], None, 1),
+        ([50, 10], -2, [50, 10], None, 1),
+        ([50, 10], 1, [50, 10], None, None),
+        ([50, 10], -1, [50, 10], None, None),
+        ([10], 0, [10], None, None),  # one sample
+        ([10, 10], 0, [10, 10], None, None),  # all pairs of a batch
+        ([4, 7, 6, 6], 3, [4, 7, 6, 6], None, 1),
+        ([4, 7, 6, 6], 1, [4, 7, 6, 6], None, None),
+        ([4, 20, 7], 1, [80, 7], "ViewBackward0", 2),
+        ([4, 20, 7], 2, [80, 7], "ViewBackward0", None),
+        ([10, 50], 0, [50, 10], "TBackward0", None),
+        ([50, 10], 0, [30, 10], "IndexBackward0", 1),  # some nodes of a graph
+        ([10, 50], 0, [50, 10], "ViewBackward0", None),
+    ],
+)
+def test_log_softmax_sums_over_the_classes(
+    tmp_path: Path, shape: list[int], dim: int, prediction: list[int], view: str | None, right: int | None
+) -> None:
+    between = [(view, "view", None)] if view else []
+    graph = circuit(
+        ("NllLossBackward0", "nll_loss", None), *between, ("LogSoftmaxBackward0", "log_softmax", None), HEAD
+    )
+    node = next(node for node in graph["nodes"] if node["op"] == "LogSoftmaxBackward0")
+    node.update(shapes=[shape], dim=dim)
+    record = record_of(tmp_path, [layer("head", 0), loss_of("nll_loss", prediction, [50]), graph])
+    found = list(LossHeadMismatch().check(record))
+    assert [one.evidence["class_axis"] for one in found] == ([] if right is None else [right])
+    assert all(one.severity == "error" and one.location and one.location.line == node["line"] for one in found)
+
+
+@pytest.mark.parametrize(("losses", "errors"), [([0.693] * 200, 1), ([1 / (2 + i) for i in range(200)], 0)])
+def test_a_softmax_over_the_samples_before_bce_is_told_where_the_run_fails(
+    tmp_path: Path, losses: list[float], errors: int
+) -> None:
+    graph = circuit(
+        ("BinaryCrossEntropyBackward0", "binary_cross_entropy", None), ("SoftmaxBackward0", "softmax", None), HEAD
+    )
+    graph["nodes"][1].update(shapes=[[32, 2]], dim=0)
+    record = record_of(tmp_path, [layer("head", 0), loss_of("binary_cross_entropy", [32, 2], [32, 2]), graph], losses)
+    assert len(list(LossHeadMismatch().check(record))) == errors
+
+
 def test_cross_entropy_with_one_output_is_an_error_at_the_loss(tmp_path: Path) -> None:
     record = record_of(tmp_path, [loss_of("cross_entropy", [32, 1], [32, 1])])
     (found,) = LossHeadMismatch().check(record)

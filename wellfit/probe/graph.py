@@ -50,6 +50,9 @@ def take(loss_node: Any, trace: Trace, layers: Layers) -> list[dict[str, Any]]:
         if call is not None and call.shapes:
             entry["shapes"] = call.shapes
         entry["traced"] = call is not None
+        dim = getattr(node, "_saved_dim", None) if "Softmax" in entry["op"] else None
+        if isinstance(dim, int):  # autograd keeps -1 as the largest number of 64 bits
+            entry["dim"] = dim - (1 << 64) if dim >> 63 else dim
         variable = getattr(node, "variable", None)
         if variable is not None:
             known = layers.parameter(variable)

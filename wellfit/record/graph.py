@@ -13,7 +13,8 @@ from wellfit.record.fields import Fields, location_of
 class Node:
     """One operation of the graph; `next` are the ids of the nodes its gradient flows to (its inputs).
 
-    `shapes` are those of the tensors the call was given, where the call itself was seen.
+    `shapes` are those of the tensors the call was given, where the call itself was seen; `dim` is the axis of a softmax
+    or log_softmax, as it was given.
     """
 
     id: int
@@ -25,6 +26,7 @@ class Node:
     shape: tuple[int, ...] | None = None
     parameter: str | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    dim: int | None = None
 
     @classmethod
     def parse(cls, fields: Fields) -> Node:
@@ -39,6 +41,7 @@ class Node:
             shape=fields.wholes_or_none("shape"),
             parameter=fields.text_or_none("parameter"),
             shapes=_shapes(fields.object.get("shapes")),
+            dim=fields.whole_or_none("dim"),
         )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Graph, Loss, Node, Record
 from wellfit.rule import Rule
 from wellfit.rules import wiring
+from wellfit.rules.softmax_axis import wrong_axis
 from wellfit.source import applied_at
 
 _REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
@@ -27,9 +29,10 @@ class LossHeadMismatch(Rule):
     What it checks
         Which functions stand, in the autograd graph of the first steps, between the last linear layer and the loss:
         softmax, sigmoid, ReLU or tanh before a cross-entropy (which takes raw scores); probabilities or raw scores
-        before nll_loss (which takes log-probabilities); sigmoid, softmax or ReLU before BCE with logits; softmax
-        over a single unit; cross-entropy with a single output; the logarithm of ReLU outputs; a regression whose
-        targets leave the range of its last function by more than `out_of_range` of their rms.
+        before nll_loss (which takes log-probabilities); a softmax over the samples instead of the classes; sigmoid,
+        softmax or ReLU before BCE with logits; softmax over a single unit; cross-entropy with a single output; the
+        logarithm of ReLU outputs; a regression whose targets leave the range of its last function by more than
+        `out_of_range` of their rms.
 
     Why it hurts
         The program runs and the loss may even fall, but it cannot fall far: gradients are squashed twice, or gone.
@@ -134,7 +137,7 @@ class LossHeadMismatch(Rule):
     def _functional(self, record: Record, graph: Graph, loss: Loss, prediction: Node) -> Iterator[Finding]:
         links = wiring.chain(graph, prediction)
         names = [wiring.function_of(link) for link in links]
-        one = self._one_unit(record, graph, loss, links, names)
+        one = self._one_unit(record, graph, loss, links, names) or self._axis(record, graph, loss, prediction)
         if one is not None:
             yield one
         elif loss.function == "cross_entropy":
@@ -255,6 +258,26 @@ class LossHeadMismatch(Rule):
             "every input, and no gradient comes back; use sigmoid for two classes, no function for a regression",
             severity="error", step=0, layer=node.layer, location=where,
             evidence={"units": 1, "function": names[0] or ""},
+        )  # fmt: skip
+
+    def _axis(self, record: Record, graph: Graph, loss: Loss, prediction: Node) -> Finding | None:
+        """A softmax that sums over the samples, or over places, where the loss looks for classes."""
+        wrong = wrong_axis(graph, loss, prediction)
+        if wrong is None or not (wrong.certain or condition(record).ill):
+            return None
+        node, name = wrong.node, wiring.function_of(wrong.node)
+        layer = record.layers.get(node.layer or "")
+        module = layer if layer is not None and layer.kind == "activation" else None
+        what = f"`{node.layer}` ({name})" if module is not None else str(name)
+        over = "the samples of a batch" if wrong.axis == 0 else "another axis than the classes"
+        return self.finding(
+            f"{what} runs over axis {wrong.axis} of {wrong.shape}, {over}, while the classes of {loss.function} "
+            f"lie on axis {wrong.classes}: the classes of a sample do not share its probability, and what the "
+            f"model says of one sample hangs on the others; give it dim={wrong.classes}",
+            severity="error", step=0, layer=node.layer,
+            location=(module.location if module is not None else None) or node.location or loss.location,
+            evidence={"axis": wrong.axis, "class_axis": wrong.classes, "shape": ", ".join(map(str, wrong.shape))},
+            sure=wrong.certain or record.finished,
         )  # fmt: skip
 
     # Losses written by hand ----------------------------------------------------------------------------------------
