@@ -346,6 +346,22 @@ ILL = {
         F.cross_entropy(net(x), y).backward()
         opt.step()
     """,
+    "loss anew": """
+    for step in range(5):
+        opt.zero_grad()
+        scores = net(x).detach().numpy()  # cut
+        loss = torch.tensor(float(scores.sum()), requires_grad=True)  # anew
+        loss.backward()
+        opt.step()
+    """,
+    "score anew": """
+    for step in range(5):
+        opt.zero_grad()
+        scores = net(x).detach()
+        scores.requires_grad = True  # anew
+        F.cross_entropy(scores, y).backward()
+        opt.step()
+    """,
     "functional dropout": """
     class Careless(nn.Module):
         def __init__(self):
@@ -414,6 +430,22 @@ def test_a_cut_of_the_graph(ill) -> None:
     assert cut.function == "detach" and part.at(cut.location, "# cut")
     (event,) = part.record.events("no-gradient")
     assert (event["step"], event["parameters"], event["total"]) == (0, ["0.weight", "0.bias"], 4)
+
+
+def test_a_loss_without_history(ill) -> None:
+    part = ill["loss anew"]
+    events = part.record.events("leaf-loss")
+    assert [event["count"] for event in events] == [1, 2, 3, 4, 5]
+    assert events[0]["location"]["line"] == part.line("# anew")
+    assert events[0]["cuts"][0]["line"] == part.line("# cut")
+    assert all(event["backward"] == 0 for event in events) and not part.record.graphs
+
+
+def test_a_graph_that_ends_at_a_new_tensor_knows_where_it_was_made(ill) -> None:
+    part = ill["score anew"]
+    leaf = next(node for node in part.record.graphs[0].nodes if node.op == "AccumulateGrad")
+    assert leaf.parameter is None and part.at(leaf.location, "# anew")
+    assert part.record.events("leaf-loss") == []
 
 
 def test_a_layer_in_a_list_is_unregistered(ill) -> None:

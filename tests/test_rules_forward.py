@@ -256,6 +256,69 @@ def test_a_teacher_under_no_grad_is_well(tmp_path: Path) -> None:
     assert list(Detached().check(cut_off(tmp_path, ran=False).record(FALLING))) == []
 
 
+def starved(folder: Path, *, missing: int = 4, unknown: int = 0) -> Training:
+    """No parameter has a gradient: backward is called on a new tensor, or on a graph that ends at one."""
+    told = Training(folder)
+    told.layer("encoder", 10)
+    told.layer("head", 11)
+    told.out.declare({"type": "optimizer", "id": 0, "class": "SGD", "unknown_parameters": unknown})
+    names = ["encoder.weight", "encoder.bias", "head.weight", "head.bias"]
+    for name in names:
+        told.out.declare({"type": "parameter", "name": name, "requires_grad": True, "optimizer": 0, "shape": [4]})
+    told.event("no-gradient", 0, optimizer=0, parameters=names[:missing], count=missing, total=4)
+    return told
+
+
+def new_loss(told: Training, times: int) -> Training:
+    for count in range(1, times + 1):
+        told.event("leaf-loss", count, backward=0, count=count, location=place(31), cuts=[place(29)])
+    return told
+
+
+def test_a_loss_that_was_made_anew(tmp_path: Path) -> None:
+    [found] = Detached().check(new_loss(starved(tmp_path), 3).record(FLAT))
+    assert found.severity == "error" and found.evidence == {"parameters": 4, "cut_at_line": 29}
+    assert found.location is not None and found.location.line == 31
+
+
+@pytest.mark.parametrize(
+    ("times", "options"),
+    [
+        (2, {}),  # a batch without anything to learn from
+        (3, {"missing": 3}),
+        (3, {"unknown": 1}),  # a tensor of no module is optimised
+    ],
+)
+def test_a_new_loss_now_and_then_is_well(tmp_path: Path, times: int, options: dict[str, int]) -> None:
+    assert list(Detached().check(new_loss(starved(tmp_path, **options), times).record(FLAT))) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "line"), [("loss = Variable(loss.data, requires_grad=True)", 2), ("loss.requires_grad = True", 2), ("", 3)]
+)
+def test_the_source_shows_where_the_loss_was_made_anew(tmp_path: Path, made: str, line: int) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(f"loss = error(model(x).numpy())\n{made}\nloss.backward()\n")
+    told = starved(tmp_path)
+    told.out.declare({"type": "backward", "id": 0, "location": {"file": str(file), "line": 3}})
+    for count in (1, 2, 3):
+        told.event("leaf-loss", count, backward=0, count=count)
+    [found] = Detached().check(told.record(FLAT))
+    assert found.location is not None and found.location.line == line
+
+
+@pytest.mark.parametrize(("parameter", "lines"), [(None, [24]), ("head.weight", [])])
+def test_a_graph_that_ends_at_a_new_tensor(tmp_path: Path, parameter: str | None, lines: list[int]) -> None:
+    told = starved(tmp_path)
+    nodes = [
+        {"id": 0, "op": "MseLossBackward0", "next": [1]},
+        {"id": 1, "op": "AccumulateGrad", "parameter": parameter, "shape": [8, 1], **place(24)},
+    ]
+    told.graph(nodes)
+    found = list(Detached().check(told.record(FLAT)))
+    assert [one.location.line for one in found if one.location is not None] == lines
+
+
 # unused-module -------------------------------------------------------------------------------------------------------
 
 

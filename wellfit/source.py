@@ -247,6 +247,35 @@ def applied_at(record: Record, layer: str | None, call: Location | None) -> Loca
     return call if not name.isdigit() and f"{name}(" in source.line(call.line) else made.location
 
 
+def leaf_made(backward: Location | None) -> Location | None:
+    """The last line before a call of backward that makes its tensor one that requires gradient, without history.
+
+    Args:
+        backward: the line that calls it, as `loss.backward()`.
+    """
+    source = source_of(backward.file) if backward is not None else None
+    if source is None or backward is None:
+        return None
+    receivers = {
+        call.func.value.id
+        for call in source.nodes(ast.Call, backward.line)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr == "backward"
+        and isinstance(call.func.value, ast.Name)
+    }
+    lines = [
+        line for name in receivers for line, value in source.made(name) if "requires_grad" in ast.unparse(value)
+    ]  # fmt: skip
+    lines += [
+        assigned.lineno
+        for assigned in source.assignments("requires_grad")
+        for target in assigned.targets
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in receivers
+    ]
+    before = [line for line in lines if line <= backward.line]
+    return Location(backward.file, max(before)) if before else None
+
+
 def init_call(record: Record, functions: Iterable[str], about: str) -> Location | None:
     """The line of the user's program that calls an initialiser (`normal_`) on weights or biases.
 

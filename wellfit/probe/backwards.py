@@ -35,6 +35,7 @@ class Backwards:
         layers, meter, trace, now: of the probe.
         declare: writes a declaration.
         event: writes an event: (name, fields).
+        count_event: the same for one that may come in every step: (name, key, fields).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Backwards:
         now: Moment,
         declare: Callable[[dict[str, Any]], None],
         event: Event,
+        count_event: Event,
     ) -> None:
         self.layers = layers
         self.meter = meter
@@ -52,6 +54,7 @@ class Backwards:
         self.now = now
         self.declare = declare
         self.event = event
+        self.count_event = count_event
         self.packed = False  # the user keeps saved tensors in a form of their own (activation checkpoints)
         self.said = False  # the first number that is not finite was told
         self._sites: dict[Place | None, int] = {}
@@ -156,6 +159,14 @@ class Backwards:
         self._early[site] = nodes
         graph.activations(nodes, {layer.name: layer for _, layer in self.layers.all()})
         self.declare({"type": "graph", "step": step, "backward": site, "nodes": nodes, "cuts": list(self.trace.cuts)})
+
+    def without_history(self, loss: torch.Tensor, site: int) -> None:
+        """Backward is called on a tensor that nothing was computed from: no parameter gets a gradient."""
+        if self.layers.parameter(loss) is None:
+            self.count_event(
+                "leaf-loss", f"leaf {site}", backward=site, location=location(self.trace.maker(loss)),
+                cuts=list(self.trace.cuts),
+            )  # fmt: skip
 
     # Not finite -------------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,9 @@ def take(loss_node: Any, trace: Trace, layers: Layers) -> list[dict[str, Any]]:
         if variable is not None:
             known = layers.parameter(variable)
             entry["parameter"] = known[0] if known else None
+            maker = trace.maker(variable) if known is None else None
+            if maker is not None:
+                entry["file"], entry["line"] = maker
             entry["shape"] = shape_of(variable)
         for below, _ in node.next_functions:
             if below is None:

@@ -72,7 +72,9 @@ class Observer:
             self.layers, self.meter, self.emit, self.device, lambda: self.now.step, fence.guard, self._spend
         )
         self.trace = Trace(fence, self.activations.current_layer)
-        self.backwards = Backwards(self.layers, self.meter, self.trace, self.now, declare, self.ledger.event)
+        self.backwards = Backwards(
+            self.layers, self.meter, self.trace, self.now, declare, self.ledger.event, self.ledger.count_event
+        )
         self.activations.on_root = self._on_root
         self.activations.on_non_finite = self.backwards.layer_not_finite
         self.optimizers = Optimizers(self.layers, declare, self._hyper_row, self._follow_soon)
@@ -128,6 +130,8 @@ class Observer:
         if now.attentive:
             if self.watching and not self.compiled and backwards.wants_graph(site):
                 backwards.take_graph(loss, site, now.step)
+            if isinstance(loss, torch.Tensor) and loss.grad_fn is None and loss.requires_grad:
+                backwards.without_history(loss, site)
             self._timed += thread_time() - cpu
 
     def _prepare_backward(self) -> None:

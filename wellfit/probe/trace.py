@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from wellfit.probe.locate import OURS, Place, cached_place, is_ours
 from wellfit.probe.statistics import shape_of
 
 CALLS = 20_000  # a trace longer than this is given up: not a training step
+LEAVES = 100  # tensors made in a step to which a gradient shall flow and whose makers are kept
 CUTS = {"detach", "detach_", "numpy", "__array__", "data"}
 
 _OVERRIDES = os.path.join(OURS, "overrides") + os.sep
@@ -54,6 +56,7 @@ class Trace(TorchFunctionMode):
         self.layer = layer
         self.calls: dict[Any, Call] = {}
         self.cuts: list[dict[str, Any]] = []
+        self._leaves: dict[int, tuple[weakref.ref[torch.Tensor], Place | None]] = {}
         self.pushed = False
         self._count = 0
 
@@ -76,6 +79,8 @@ class Trace(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", "")
+        elif name == "__set__" and getattr(getattr(func, "__self__", None), "__name__", "") == "requires_grad":
+            result = args[0]
         if name in CUTS:
             self._cut(name, args)
             return
@@ -85,9 +90,16 @@ class Trace(TorchFunctionMode):
 
     def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None) -> None:
         node = result.grad_fn
+        if node is None and result.requires_grad and id(result) not in self._leaves and len(self._leaves) < LEAVES:
+            self._leaves[id(result)] = (weakref.ref(result), place)
         if node is not None and node not in self.calls:
             shapes = [shape for a in args if isinstance(a, torch.Tensor) and (shape := shape_of(a)) is not None]
             self.calls[node] = Call(node, name, place, self.layer(), shapes)
+
+    def maker(self, leaf: torch.Tensor) -> Place | None:
+        """The line that made a tensor without history, or had it require gradient; None if no logged call did."""
+        known = self._leaves.get(id(leaf))
+        return known[1] if known is not None and known[0]() is leaf else None
 
     def _cut(self, name: str, args: Any) -> None:
         source = args[0] if args else None
@@ -138,6 +150,7 @@ class Trace(TorchFunctionMode):
         """Forget the calls of the step that ended: they hold its graph alive."""
         self.calls.clear()
         self.cuts.clear()
+        self._leaves.clear()
 
 
 def _in_a_mode() -> bool:

@@ -22,6 +22,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "epoch": {"loader": None, "count": 0},
     "stale-gradient": {"optimizer": None, "parameter": "", "confirmed": False, "count": 0, "followed": 0},
+    "leaf-loss": {"backward": None, "count": 0, "location": None, "cuts": []},
     "gradient-cleared": {"optimizer": None, "count": 0, "location": None},
     "no-gradient": {"optimizer": None, "parameters": [], "count": 0, "total": 0},
     "non-finite": {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wellfit.condition import condition
-from wellfit.finding import Finding, Fix
+from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Cut, Layer, Record
+from wellfit.record.fields import location_of
 from wellfit.rule import Rule
+from wellfit.rules.fitness import settled
 from wellfit.rules.fresh import is_fresh
+from wellfit.source import leaf_made
 
 # How a call that cuts the graph is written.
 _WRITTEN = {"detach_": ("detach",), "numpy": ("numpy", "array"), "__array__": ("np.", "array"), "data": (".data",)}
@@ -24,7 +28,9 @@ class Detached(Rule):
         them and they have no gradient after `patience` steps. With a call that cut the graph (`detach`, `.data`,
         `numpy`) it is an error; without one (a result that is not used, a forward under no_grad) these layers must come
         before all that learns, and it is an error if the run is not doing its job, or if it ends with all of their
-        weights as torch made them at random; else a note.
+        weights as torch made them at random; else a note. If no parameter of any optimizer ever had a gradient, and
+        backward is called on a tensor made anew (`torch.tensor(value, requires_grad=True)`), or all that is computed
+        begins at one, that is an error.
 
     Why it hurts
         These layers stay at their random start for ever; what comes after has to make do with random features. The loss
@@ -39,7 +45,8 @@ class Detached(Rule):
 
     When it is wrong
         Targets, teachers and the generator in a discriminator's step are detached on purpose: parameters that get a
-        gradient from any loss, or that no optimizer holds, are left out.
+        gradient from any loss, or that no optimizer holds, are left out. So
+        are programs that optimise tensors of no module.
 
     References
         PyTorch documentation, Autograd mechanics: locally disabling gradient computation.
@@ -49,11 +56,12 @@ class Detached(Rule):
     name = "detached"
     family = "forward"
     summary = "layers that should learn are cut off from the loss"
-    reads = ("graph", "event.no-gradient", "activation")
+    reads = ("graph", "event.no-gradient", "event.leaf-loss", "activation")
     consequences = ("zero-grad-param", "never-updated", "plateau", "lr-low", "output-collapse", "forgets")
     fixes = (Fix("Take the call that cuts the graph out of forward"),)
 
     patience: int = 3  # steps without gradient
+    certain: int = 50  # steps after which parameters that had no gradient so far are not expected to get one
     smallest_share: float = 0.5  # of a layer's parameters that must be without gradient
 
     @staticmethod
@@ -94,7 +102,10 @@ class Detached(Rule):
             optimizer.step()
 
     def check(self, record: Record) -> Iterator[Finding]:
-        if not record.graphs or record.step_count < self.patience:
+        if record.step_count < self.patience:
+            return
+        yield from self._all_cut_off(record)
+        if not record.graphs:
             return
         missing = _without_gradient(record)
         reached = {name for graph in record.graphs for name in graph.parameters()}
@@ -128,6 +139,26 @@ class Detached(Rule):
             },
         )
 
+    def _all_cut_off(self, record: Record) -> Iterator[Finding]:
+        """No parameter at all: backward begins at a new tensor, or its graph ends at one that is no parameter."""
+        number = _starved(record)
+        root = _new_root(record, self.patience) if number else None
+        if root is None:
+            return
+        cut = next((each for each in reversed(root.cuts) if each is not None), None)
+        called = record.backward_sites[root.site].location if root.site in record.backward_sites else None
+        where = f" (the graph is cut at line {cut.line})" if cut is not None else ""
+        yield self.finding(
+            f"{root.said} a new tensor that has no history{where}: no gradient flows back to the model, so all "
+            f"{number} parameters of the optimizer stay as they are; compute the loss by torch from the model's "
+            "output, without numpy, torch.tensor or detach in between",
+            severity="error",
+            step=self.patience,
+            location=root.made or leaf_made(called) or called,
+            evidence={"parameters": number, **({"cut_at_line": cut.line} if cut is not None else {})},
+            sure=settled(record, self.certain),
+        )
+
     def _is_cut_off(self, record: Record, layer: Layer, missing: set[str], reached: set[str]) -> bool:
         parameters = [record.parameters[name] for name in layer.parameters if name in record.parameters]
         held = [p.name for p in parameters if p.requires_grad and p.optimizer is not None]
@@ -143,6 +174,49 @@ def _stayed_random(record: Record, layers: Sequence[Layer]) -> bool:
     parameters = [record.parameters[name] for layer in layers for name in layer.parameters if name in record.parameters]
     weights = [parameter for parameter in parameters if len(parameter.shape) >= 2]
     return record.finished and bool(weights) and all(is_fresh(record, weight) for weight in weights)
+
+
+@dataclass(frozen=True)
+class _Root:
+    """A new tensor at which all that backward goes through begins; where it was made and the graph was cut."""
+
+    said: str
+    site: int | None
+    made: Location | None
+    cuts: list[Location | None]
+
+
+def _new_root(record: Record, patience: int) -> _Root | None:
+    """What backward was called on, if it is a new tensor itself or leads to nothing but one; else None."""
+    if any(graph.parameters() for graph in record.graphs):
+        return None
+    events = [event for event in record.events("leaf-loss") if isinstance(event["backward"], int)]
+    often = next((event["backward"] for event in events if event["count"] >= patience), None)
+    if often is not None:
+        first = next(event for event in events if event["backward"] == often)
+        cuts = [location_of(cut) for cut in first["cuts"]]
+        return _Root("backward is called on", often, location_of(first["location"]), cuts)
+    for graph in record.graphs:
+        leaf = next((node for node in graph.nodes if node.op == "AccumulateGrad"), None)
+        if leaf is not None:
+            said = "what backward is called on leads back to"
+            return _Root(said, graph.backward, leaf.location, [cut.location for cut in graph.cuts])
+    return None
+
+
+def _starved(record: Record) -> int:
+    """How many parameters the optimizers hold, if not one of them ever had a gradient; else 0."""
+    held: dict[int, list[str]] = {}
+    for parameter in record.parameters.values():
+        if parameter.requires_grad and parameter.optimizer is not None:
+            held.setdefault(parameter.optimizer, []).append(parameter.name)
+    counts = {e["optimizer"]: e["count"] for e in record.events("no-gradient") if isinstance(e["optimizer"], int)}
+    # What belongs to no module may be what is optimised: an image, a table.
+    direct = any(one.unknown_parameters for one in record.optimizers.values())
+    if direct or any(len(record.series("gradient", name)) for names in held.values() for name in names):
+        return 0
+    starved = all(counts.get(id, 0) >= len(names) for id, names in held.items())
+    return sum(map(len, held.values())) if starved else 0
 
 
 def _without_gradient(record: Record) -> set[str]:
