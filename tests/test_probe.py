@@ -346,6 +346,16 @@ ILL = {
         F.cross_entropy(net(x), y).backward()
         opt.step()
     """,
+    "second cleared": """
+    opt = torch.optim.SGD(net[0].parameters(), lr=.1)
+    second = torch.optim.SGD(net[2].parameters(), lr=.1)
+    for step in range(4):
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+        second.zero_grad()  # cleared
+        second.step()
+    """,
     "loss anew": """
     for step in range(5):
         opt.zero_grad()
@@ -422,6 +432,13 @@ def test_gradient_cleared(ill) -> None:
     events = ill["cleared"].record.events("gradient-cleared")
     assert [event["step"] for event in events] == [0, 1, 2, 3]
     assert events[0]["optimizer"] == 0 and events[0]["location"]["line"] == ill["cleared"].line("# cleared")
+
+
+def test_the_gradient_of_a_second_optimizer_cleared(ill) -> None:
+    part = ill["second cleared"]
+    events = part.record.events("gradient-cleared")
+    assert [event["count"] for event in events] == [1, 2, 3, 4] and len({e["optimizer"] for e in events}) == 1
+    assert all(event["location"]["line"] == part.line("# cleared") for event in events)
 
 
 def test_a_cut_of_the_graph(ill) -> None:

@@ -240,6 +240,53 @@ def test_a_second_optimizer_may_be_cleared_between(tmp_path: Path) -> None:
     assert list(ExtraZero().check(told.record(FALLING, [pattern]))) == []
 
 
+SECOND = ["zero_grad:0", "zero_grad:1", "step:1", "backward", "step:0"]  # zero_grad and step of 1 follow backward
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"), [(SECOND, 1), (["zero_grad:0", "step:1", "zero_grad:1", "backward", "step:0"], 0)]
+)
+def test_the_second_optimizer_is_cleared_before_its_step(tmp_path: Path, pattern: list[str], found: int) -> None:
+    told = Training(tmp_path)
+    told.out.declare({"type": "optimizer", "id": 1, "class": "SGD", "parameters": ["a", "b"], "location": place(81)})
+    for count in (1, 2, 3, 4, 5, 8):
+        told.event("gradient-cleared", count, optimizer=1, count=count, location=place(91))
+    said = [one.message for one in ExtraZero().check(told.record(FLAT, [pattern]))]
+    assert len(said) == found and all("made at line 81 steps on nothing and its 2 param" in one for one in said)
+
+
+LOOP = """
+for epoch in range(9):
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = error(model(x), y)
+        loss.backward()
+        {inside}
+    {after}
+    scheduler.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("inside", "after", "pairs", "line"),
+    [
+        ("pass", "optimizer.step()", 30, 8),
+        ("pass", "scaler.step(optimizer)", 30, 8),
+        ("pass", "optimizer.step()", 4, 6),  # so few may be micro-batches
+        ("grads += model.weight.grad", "optimizer.step()", 30, 6),
+        ("if ready(): optimizer.step()", "pass", 30, 6),
+    ],
+)
+def test_a_step_outside_of_the_loop(tmp_path: Path, inside: str, after: str, pairs: int, line: int) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(LOOP.format(inside=inside, after=after))
+    told = Training(tmp_path)
+    told.out.declare({"type": "backward", "id": 0, "location": {"file": str(file), "line": 6}})
+    [found] = ExtraZero().check(told.record(FALLING, [["zero_grad:0", "backward"] * pairs + ["step:0"]]))
+    assert found.location is not None and found.location.line == line
+    assert ("outside of the loop" in found.message) == (line == 8)
+
+
 # clip-dominates ------------------------------------------------------------------------------------------------------
 
 

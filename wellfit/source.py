@@ -276,6 +276,37 @@ def leaf_made(backward: Location | None) -> Location | None:
     return Location(backward.file, max(before)) if before else None
 
 
+def step_after_loop(backward: Location | None) -> Location | None:
+    """The line of the first optimizer step after a loop that calls backward; None if it is in the loop, or unknown.
+
+    Args:
+        backward: the line that calls it.
+    """
+    source = source_of(backward.file) if backward is not None else None
+    if source is None or backward is None:
+        return None
+    loops = [node for kind in (ast.For, ast.While) for node in source.nodes(kind, backward.line)]
+    if not loops:
+        return None
+    inner = max(loops, key=lambda loop: loop.lineno)
+    # Gradients that are taken out of the way there, one for each sample or task, are put back before the step.
+    if any(isinstance(node, ast.Attribute) and node.attr == "grad" for node in ast.walk(inner)):
+        return None
+    zeroed = {
+        ast.unparse(call.func.value) for call in source.calls(["zero_grad"]) if isinstance(call.func, ast.Attribute)
+    }
+    steps = [
+        call.lineno
+        for call in source.calls(["step"])
+        if isinstance(call.func, ast.Attribute)
+        and zeroed & {ast.unparse(call.func.value), *(ast.unparse(argument) for argument in call.args)}
+    ]
+    if any(inner.lineno <= line <= (inner.end_lineno or inner.lineno) for line in steps):
+        return None
+    after = [line for line in steps if line > (inner.end_lineno or inner.lineno)]
+    return Location(backward.file, min(after)) if after else None
+
+
 def init_call(record: Record, functions: Iterable[str], about: str) -> Location | None:
     """The line of the user's program that calls an initialiser (`normal_`) on weights or biases.
 

@@ -96,6 +96,7 @@ class Observer:
         self._timed = 0.0
         self._manual: Held | None = None
         self._zero_place: Place | None = None
+        self._zeroed: dict[int, Place | None] = {}  # where each optimizer's gradients were cleared since backward
         self._evaluating = False  # the last mode set was eval
         self._mode_said: tuple[Any, ...] | None = None
         self._since = (0, 0.0, 0.0)  # step, wall and CPU time of the last slow tick
@@ -142,6 +143,7 @@ class Observer:
             self.evaluations.end()
         if self._manual_step_over():
             self._manual_tick()
+        self._zeroed.clear()
         if self.ledger.waiting:
             self.ledger.write(self.now.step, keep=self.backwards.said)
         if self._following:
@@ -256,21 +258,27 @@ class Observer:
             if held.zero_code < 0:
                 held.zero_code = self.patterns.code(f"zero_grad:{held.id}")
             self.now.pattern.append(held.zero_code)
+            if self.now.attentive and self.trained:
+                self._zeroed[held.id] = cached_place(3)
         else:
             self.now.pattern.append(self.patterns.code("zero_grad:module"))
         if self.now.backward_seen and self.now.attentive:
             self._zero_place = cached_place(3)
 
     def _check_cleared(self, held: Held) -> None:
-        """Backward ran, then something cleared the gradients, then the optimizer steps on nothing."""
-        if self._zero_place is None or not self.now.backward_seen:
-            return
-        name = self.patterns.last_but_steps(self.now.pattern)
-        if name not in (f"zero_grad:{held.id}", "zero_grad:module"):
+        """Backward ran, then something cleared the gradients, then the optimizer steps on nothing.
+
+        Of two optimizers the second steps when the step that backward belongs to has ended.
+        """
+        own = held.id in self._zeroed
+        place = self._zeroed.pop(held.id, None) or self._zero_place
+        if not own and not (
+            self.now.backward_seen and self.patterns.last_but_steps(self.now.pattern) == "zero_grad:module"
+        ):
             return
         if all(p.grad is None or not bool(torch.count_nonzero(p.grad)) for p in held.parameters[:4]):
             self.ledger.count_event(
-                "gradient-cleared", f"cleared {held.id}", optimizer=held.id, location=location(self._zero_place)
+                "gradient-cleared", f"cleared {held.id}", optimizer=held.id, location=location(place)
             )
 
     # Loops without an optimizer ---------------------------------------------------------------------------------------
@@ -355,6 +363,8 @@ class Observer:
     def _attend(self, attentive: bool) -> None:
         """The events of the coming step are to be looked at, or may pass with a row each."""
         self.now.attentive = attentive
+        if not attentive:
+            self._zeroed.clear()
         plain = not attentive and self.optimizers.made and not self._closures and not self.fence.off
         if plain is not self.now.plain:
             self.now.plain = plain

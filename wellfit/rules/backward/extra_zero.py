@@ -10,6 +10,7 @@ from wellfit.record import Record, location_of
 from wellfit.rule import Rule
 from wellfit.rules.layering import first_backward
 from wellfit.rules.loop_order import optimizer_steps, patterns_by_count, site_of
+from wellfit.source import step_after_loop
 
 _LONG = 200  # events of a step that a pattern holds
 
@@ -20,15 +21,17 @@ class ExtraZero(Rule):
     What it checks
         (1) Backward ran, `zero_grad` followed, and the optimizer stepped on gradients that are 0 or None. (2) In the
         accumulation of several micro-batches before one step `zero_grad` is called before each backward, so that only
-        the last one counts. Either in `share` of the steps and at least `fewest` times. With several optimizers only
-        the first is looked at.
+        the last one counts. Either in `share` of the steps and at least `fewest` times; (2) with one optimizer only.
+        From `outside` micro-batches on, where the source has step() after the loop that calls backward, that is the
+        fault.
 
     Why it hurts
         What backward computed is thrown away: all of it, and nothing is learned; or all but the last micro-batch, and
         the batch is that much smaller and noisier than meant.
 
     Cure
-        Call `zero_grad` once for each step, after the step or before its first backward.
+        Call `zero_grad` once for each step, after the step or before its first backward; call step() in the loop over
+        batches, not after it.
 
     Fix safety
         The step now uses the whole batch: a loss divided by the number of micro-batches keeps its scale.
@@ -50,6 +53,7 @@ class ExtraZero(Rule):
 
     fewest: int = 3  # steps
     share: float = 0.5  # of the optimizer's steps
+    outside: int = 20  # backward calls before a step; accumulation is over 2 to 16 as a rule
 
     @staticmethod
     def sick() -> None:
@@ -93,9 +97,12 @@ class ExtraZero(Rule):
             clearing = sum(count for events, count in patterns_by_count(record) if _clears(events, id))
             if event["count"] < self.fewest or clearing < self.share * steps:
                 continue
+            held = record.optimizers[id] if len(record.optimizers) > 1 and id in record.optimizers else None
+            made = f" made at line {held.location.line}" if held is not None and held.location is not None else ""
+            whose = f"its {len(held.parameters)} parameters do" if held is not None else "the model does"
             yield self._said(
                 f"zero_grad is called after backward and before the step, in {min(clearing, steps)} of {steps} steps: "
-                "the optimizer steps on nothing and the model does not learn; move it before backward",
+                f"the optimizer{made} steps on nothing and {whose} not learn; move zero_grad before backward",
                 next(e["step"] for e in record.events("gradient-cleared") if e["optimizer"] == id),
                 location_of(event.get("location")) or first_backward(record, site_of(record, id)),
                 clearing,
@@ -119,12 +126,26 @@ class ExtraZero(Rule):
         if thrown < self.fewest or thrown < self.share * steps:
             return
         most = max(parts)
+        called = first_backward(record)
+        outer = step_after_loop(called) if most >= self.outside else None
+        if outer is not None:
+            yield self._said(
+                f"step() stands outside of the loop that calls backward: it is called once for {most}"
+                f"{' or more' if most >= 50 else ''} backward calls, each with a zero_grad before it, so only the last "
+                "batch is learned from and the others are thrown away; move step() into the loop, after backward",
+                self.fewest - 1,
+                outer,
+                thrown,
+                steps,
+                micro_batches=most,
+            )
+            return
         yield self._said(
             f"zero_grad is called before each of {most}{' or more' if most >= 50 else ''} backward calls of one step, "
             f"in {thrown} of {steps} steps: only the last micro-batch counts, the others are thrown away; call "
             "zero_grad once for each step, right after it",
             self.fewest - 1,
-            first_backward(record),
+            called,
             thrown,
             steps,
             micro_batches=most,
@@ -146,13 +167,14 @@ def _clears(events: tuple[str, ...], optimizer: int) -> bool:
     """Whether the gradients of an optimizer are cleared between the last backward and its step."""
     if "backward" not in events or f"step:{optimizer}" not in events:
         return False
+    own, step = (f"zero_grad:{optimizer}", "zero_grad:module"), f"step:{optimizer}"
     last = len(events) - 1 - events[::-1].index("backward")
-    own = (f"zero_grad:{optimizer}", "zero_grad:module")
-    return (
-        any(event in own for event in events[last : events.index(f"step:{optimizer}", last)])
-        if (f"step:{optimizer}" in events[last:])
-        else False
-    )
+    if step in events[last:]:
+        return any(event in own for event in events[last : events.index(step, last)])
+    if len(events) >= _LONG:
+        return False
+    # The step of another optimizer ended the one that backward belongs to: this one steps at the begin of the next.
+    return own[0] in events[last:] or own[0] in events[: events.index(step)]
 
 
 def _thrown_away(events: tuple[str, ...]) -> int:
