@@ -29,6 +29,7 @@ from wellfit.report.html import LARGEST
 from wellfit.report.safe import github_message, github_property, html_text, printable
 from wellfit.report.source import excerpt, place
 from wellfit.report.thin import INFINITE, NAN, TOP, ZERO, grid_of, pack, thin
+from wellfit.testing import MadeRun
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -193,6 +194,15 @@ class TestText:
     def test_nothing_seen_is_not_called_healthy(self, empty: Run) -> None:
         text = summary_text([], empty, False)
         assert "no training step was seen" in text and "healthy" not in text
+
+    def test_a_run_of_which_only_the_loss_was_seen_is_not_called_healthy(self, tmp_path: Path) -> None:
+        made = MadeRun(tmp_path)
+        for _ in range(400):
+            made.step(loss=1.0)
+        made.out.close()
+        text = summary_text([], open_run(tmp_path), False)
+        assert text.startswith("wellfit: no error found, but nothing except the loss was seen\n")
+        assert "400 steps, 0 watched" in text and "healthy" not in text
 
     def test_summary_of_a_probe_that_switched_itself_off_in_one_of_two_processes(self, tmp_path: Path) -> None:
         write_run(tmp_path / "run", steps=3, layers=1)

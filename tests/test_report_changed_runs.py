@@ -62,4 +62,12 @@ def test_a_program_that_crashed_is_not_called_healthy(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(meta | {"exit_code": 1}))
     text = summary_text([], open_run(tmp_path), False)
-    assert text.startswith("wellfit: nothing found; the program ended with exit code 1\n")
+    assert text.startswith("wellfit: no error found; the program ended with exit code 1\n")
+
+
+def test_a_crashed_program_with_a_note_is_not_said_to_have_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, steps=3, layers=1)
+    (tmp_path / "run.json").write_text('{"exit_code": 2}')
+    note = Finding("plateau", "CRV603", "note", "it learns nothing; wait")
+    text = summary_text([note], open_run(tmp_path), False)
+    assert text.startswith("wellfit: no error found; the program ended with exit code 2, 1 note (in the report)\n")

@@ -153,7 +153,7 @@ def _labelled(label: str, text: str, color: bool, width: int, margin: str) -> li
 
 
 def _verdict(findings: Sequence[Finding], account: Account, color: bool, notes_shown: bool) -> str:
-    """`healthy`, `2 errors` or that there was nothing to judge, and how many notes there are."""
+    """`healthy`, `2 errors` or why neither can be said, and how many notes there are."""
     errors = sum(finding.severity == "error" for finding in findings)
     notes = len(findings) - errors
     if errors:
@@ -161,7 +161,9 @@ def _verdict(findings: Sequence[Finding], account: Account, color: bool, notes_s
     elif not account.steps:
         verdict = _paint("yellow", "no training step was seen, so there is nothing to judge", color)
     elif account.exit_code:
-        verdict = _paint("yellow", f"nothing found; the program ended with exit code {account.exit_code}", color)
+        verdict = _paint("yellow", f"no error found; the program ended with exit code {account.exit_code}", color)
+    elif not account.watched:
+        verdict = _paint("yellow", "no error found, but nothing except the loss was seen", color)
     else:
         verdict = _paint("green", "healthy", color)
     if not notes:

@@ -7,6 +7,7 @@ wellfit.findings = (() => {
     const { errors, notes, run } = data;
     if (errors) return [plural(errors, 'error'), 'error', notes ? `and ${plural(notes, 'note')}` : ''];
     if (!run.steps) return ['Nothing to judge', 'note', 'No training step was seen.'];
+    if (!run.watched) return ['No error found', 'note', 'but nothing except the loss was seen.'];
     return ['Healthy', 'well', notes ? `with ${plural(notes, 'note')}` : 'No illness was found.'];
   };
 
