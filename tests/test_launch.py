@@ -12,6 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from wellfit.finding import Finding
+from wellfit.launch.live import Live
+from wellfit.launch.voice import Voice
+from wellfit.launch.watched import Options
+from wellfit.record import open_run
+from wellfit.testing import MadeRun
+
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = f"import sys; sys.path.insert(1, {str(ROOT)!r}); from wellfit.__main__ import program; sys.exit(program())"
 ENV = {
@@ -360,3 +367,30 @@ def test_torch_without_training(tmp_path):
     done = wellfit("run", "train.py", cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("2.0\n", 0)
     assert done.stderr == "wellfit: saw no training: torch was imported, but nothing called backward()\n"
+
+
+def test_a_note_that_became_an_error_is_told_again(tmp_path, capfd):
+    made = MadeRun(tmp_path)
+    made.step(loss=1.0)
+    made.out.close()
+    live = Live(tmp_path, Options(words=[], notes_shown=True), Voice())
+    live._run = open_run(tmp_path)
+    note, error = (
+        Finding("detached", "FWD308", kind, "x is cut off; join it", layer="x") for kind in ("note", "error")
+    )
+    for finding in (note, note, error, error, note):
+        live._tell(finding)
+    live._last_words([error], "")
+    said = capfd.readouterr().err
+    assert (said.count("note FWD308 detached: x"), said.count("error FWD308 detached: x")) == (1, 1)
+
+
+def test_what_was_told_as_a_note_is_told_in_full_when_it_ends_as_an_error(tmp_path, capfd):
+    made = MadeRun(tmp_path)
+    made.step(loss=1.0)
+    made.out.close()
+    live = Live(tmp_path, Options(words=[], notes_shown=True), Voice())
+    live._run = open_run(tmp_path)
+    live._tell(Finding("detached", "FWD308", "note", "x is cut off; join it", layer="x"))
+    live._last_words([Finding("detached", "FWD308", "error", "x never learned; join it", layer="x")], "")
+    assert "x never learned; join it" in capfd.readouterr().err

@@ -41,7 +41,7 @@ class Live:
         self._run: Run | None = None
         self._rules: list[Rule] = []
         self._off: set[str] = set()
-        self._told: set[tuple[str, str | None]] = set()
+        self._told: dict[tuple[str, str | None], str] = {}  # how grave it was when it was told
         self._explained: dict[str, set[str]] = {}
         self._next = 0.0
         self._complained: set[str] = set()
@@ -138,8 +138,7 @@ class Live:
 
     def _tell(self, finding: Finding) -> None:
         """Print a sure finding, once, unless something that was told before explains it."""
-        key = (finding.rule, finding.layer)
-        if self._options.quiet or key in self._told or not finding.sure or not self._wanted(finding):
+        if self._options.quiet or self._known(finding) or not finding.sure or not self._wanted(finding):
             return
         if any(finding.rule in self._explained.get(rule, ()) for rule, _ in self._told):
             return
@@ -148,8 +147,13 @@ class Live:
     def _print(self, finding: Finding) -> None:
         from wellfit.report import finding_text
 
-        self._told.add((finding.rule, finding.layer))
+        self._told[finding.rule, finding.layer] = finding.severity
         self._voice.tell("\n" + finding_text(finding, self._voice.color, self._voice.width))
+
+    def _known(self, finding: Finding) -> bool:
+        """Whether this was told before, as gravely: a note that has become an error is told again."""
+        told = self._told.get((finding.rule, finding.layer))
+        return told is not None and (told == "error" or finding.severity != "error")
 
     def _wanted(self, finding: Finding) -> bool:
         return finding.severity == "error" or self._options.notes_shown
@@ -168,7 +172,7 @@ class Live:
         limit = len(findings) if self._options.all_shown else 5
         try:
             for finding in [finding for finding in findings if self._wanted(finding)][:limit]:
-                if (finding.rule, finding.layer) not in self._told:
+                if not self._known(finding):
                     self._print(finding)
             summary = summary_text(findings, self._run, self._voice.color, self._options.notes_shown)
             self._voice.tell("\n" + summary)
