@@ -45,8 +45,12 @@ def record_of(folder: Path, losses: list[float], series: dict[tuple[str, str], R
     out.declare(
         {"type": "loss", "id": 0, "function": more.get("function", "cross_entropy"), "location": place,
          "reduction": "mean",
-         "prediction_shape": [32, 10], "target_shape": more.get("target_shape", [32]), "training": True}
+         "prediction_shape": [32, 10], "target_shape": more.get("target_shape", [32]), "training": True,
+         "attributes": {"ignore_index": more.get("ignored", -100)}}
     )  # fmt: skip
+    if more.get("entries"):
+        attributes = {"num_embeddings": more["entries"]}
+        out.declare({"type": "layer", "name": "words", "kind": "embedding", "order": 2, "attributes": attributes})
     nodes = [
         {"id": 0, "op": "NllLossBackward0", "function": "cross_entropy", "next": [1]},
         {"id": 1, "op": "AddmmBackward0", "function": "linear", "layer": "first", "next": [2]},
@@ -135,6 +139,17 @@ def labels(
 )
 def test_label_range(tmp_path: Path, series: dict[tuple[str, str], Row], function: str, severities: list[str]) -> None:
     record = record_of(tmp_path, FLAT, series, function=function)
+    assert [found.severity for found in LabelRange().check(record)] == severities
+
+
+@pytest.mark.parametrize(
+    ("entries", "ignored", "severities"),
+    [(10, -100, []), (500, -100, ["note"]), (None, 0, []), (None, 255, ["error"]), (None, -100, ["error"])],
+)
+def test_ids_of_a_vocabulary_need_not_begin_at_0(
+    tmp_path: Path, entries: int | None, ignored: int, severities: list[str]
+) -> None:
+    record = record_of(tmp_path, FLAT, labels(1, 9, 9), ignored=ignored, entries=entries)
     assert [found.severity for found in LabelRange().check(record)] == severities
 
 

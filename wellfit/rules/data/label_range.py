@@ -42,8 +42,9 @@ class LabelRange(Rule):
         Unsafe: the labels change, and predictions must be decoded accordingly.
 
     When it is wrong
-        Class 0 may be kept for padding or "unknown": with embeddings or more than `most_classes` classes it is only a
-        note. Large targets are an error only if the loss fits poorly.
+        Class 0 may be kept for padding or "unknown": where an embedding has an entry for each class, or one class is
+        ignored, nothing is said; with other embeddings or more than `most_classes` classes it is only a note.
+        Large targets are an error only if the loss fits poorly.
 
     References
         TheDeepChecker (2022); DeepDiagnosis (2021).
@@ -149,8 +150,10 @@ class LabelRange(Rule):
                 severity="error", step=int(target.step[-1]), location=where,
                 evidence={"labels": int(seen), "classes": count, "label": low, "label_count": self.label_count},
             )  # fmt: skip
-        if low != 1 or high != count - 1 or ignored == 0 or count < 3 or seen < self.per_class * count:
+        if low != 1 or high != count - 1 or count < 3 or seen < self.per_class * count:
             return None
+        if (isinstance(ignored, int) and 0 <= ignored < count) or _are_tokens(record, count):
+            return None  # id 0 is padding, a separator or the beginning of a sentence
         reserved = count > self.most_classes or any(layer.kind == "embedding" for layer in record.layers.values())
         return self.finding(
             f"class 0 never occurs in {seen:.0f} labels, which go from 1 to {high:.0f}, while the model has "
@@ -206,6 +209,14 @@ class LabelRange(Rule):
             evidence={"target_rms": rms, "output_rms": first, "times_output": self.times_output},
             sure=settled(record, self.steps),
         )  # fmt: skip
+
+
+def _are_tokens(record: Record, count: int) -> bool:
+    """Whether the classes are ids of a vocabulary: an embedding has an entry for each."""
+    return any(
+        layer.kind == "embedding" and layer.order >= 0 and layer.attributes.get("num_embeddings") == count
+        for layer in record.layers.values()
+    )
 
 
 def _division(where: Location | None, makers: list[tuple[int, ast.expr]]) -> Location | None:
