@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from made_training import FALLING, FLAT, NAN, Training, place, row
 
+from wellfit.probe import frames
 from wellfit.record import Record
 from wellfit.rules.forward.dead_units import DeadUnits
 from wellfit.rules.forward.detached import Detached
@@ -317,6 +318,73 @@ def test_a_graph_that_ends_at_a_new_tensor(tmp_path: Path, parameter: str | None
     told.graph(nodes)
     found = list(Detached().check(told.record(FLAT)))
     assert [one.location.line for one in found if one.location is not None] == lines
+
+
+def never_in_a_graph(folder: Path, rms: float = 0.29, twin: bool = False) -> Training:
+    """`encoder.a` ran under no_grad only; torch makes weights of 4 inputs with an rms of 0.29."""
+    told = cut_off(folder, ran=False, cut=False)
+    told.layer("encoder.a", 12, order=0)
+    told.layer("head", 11, order=5)
+    fresh = {"std": rms, "rms": rms, "amax": 0.499}
+    weight = {"shape": [40, 4], "initial": fresh, "fan_in": 4, "optimizer": 0, "requires_grad": True}
+    told.out.declare({"type": "parameter", "name": "encoder.a.weight", "layer": "encoder.a", **weight})
+    told.event("no-gradient", 0, optimizer=0, parameters=["encoder.a.weight", "encoder.a.bias"], total=4)
+    if twin:
+        told.layer("online.a", 13, order=6)
+        told.out.declare({"type": "parameter", "name": "online.a.weight", "layer": "online.a", **weight})
+        told.graph([{"id": 0, "next": [1]}, {"id": 1, "op": "AccumulateGrad", "parameter": "online.a.weight"}])
+    return told
+
+
+def test_what_ran_without_gradient_and_ended_random_is_ill(tmp_path: Path) -> None:
+    told = never_in_a_graph(tmp_path).record(FALLING)
+    [found] = Detached().check(told)
+    assert (found.severity, found.layer) == ("error", "encoder.a")
+    told.finished = False
+    assert list(Detached().check(told)) == []
+
+
+def test_loaded_weights_and_copies_without_gradient_are_well(tmp_path: Path) -> None:
+    cases: dict[str, dict[str, Any]] = {"loaded": {"rms": 0.1}, "copied": {"twin": True}}
+    for name, given in cases.items():
+        (tmp_path / name).mkdir()
+        assert list(Detached().check(never_in_a_graph(tmp_path / name, **given).record(FALLING))) == []
+
+
+GAN = """\
+for step in range(10):
+    fake = g(noise)
+    loss = d(real) + d(fake.detach())
+    loss.backward()
+    optimizer_d.step()
+    loss = d(fake{cut})
+    loss.backward()
+    optimizer_g.step()
+"""
+
+
+@pytest.mark.parametrize(("cut", "line"), [(".detach()", 6), ("", 3)])
+def test_of_two_players_the_cut_of_the_own_step_is_named(tmp_path: Path, cut: str, line: int) -> None:
+    script = tmp_path / "gan.py"
+    script.write_text(GAN.format(cut=cut))
+    told = Training(tmp_path)
+    for id, at in ((0, 4), (1, 7)):
+        told.out.declare({"type": "backward", "id": id, "location": {"file": str(script), "line": at}})
+    told.layer("g", 1)
+    told.layer("d", 1)
+    for name in ("g.weight", "g.bias"):
+        told.out.declare({"type": "parameter", "name": name, "layer": "g", "shape": [4, 4], "optimizer": 1})
+    told.measure("activation", "g", [row()] * 20)
+    nodes = [{"id": 0, "next": [1]}, {"id": 1, "op": "AccumulateGrad", "parameter": "d.weight"}]
+    cuts = [{"function": "detach", "layer": "g", "file": str(script), "line": 3}]
+    for site in (0, 1):
+        graph = {"step": site, "backward": site, "nodes": nodes, "cuts": [] if site else cuts}
+        told.out.declare({"type": "graph", **graph})
+    told.event("no-gradient", 1, optimizer=1, parameters=["g.weight", "g.bias"], total=2)
+    for step in range(1, 20, 2):
+        told.out.row(frames.ROW_STEP, 1, 0, step, 0.0, 0.0)
+    [found] = Detached().check(told.record(FALLING))
+    assert found.location is not None and found.location.line == line
 
 
 # unused-module -------------------------------------------------------------------------------------------------------
