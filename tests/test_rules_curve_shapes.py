@@ -265,3 +265,48 @@ def test_a_negative_loss_that_rests_on_a_bound(
     tmp_path: Path, losses: list[float], gradient: float, op: str, found: bool
 ) -> None:
     assert len(own_loss(tmp_path, losses, gradient, op)) == found
+
+
+def through_zero(folder: Path, losses: list[float], growth: float) -> MadeRun:
+    """A sum of a loss function and a part of the program's own at line 5; what a layer gives grows."""
+    made = made_run(folder, [], "binary_cross_entropy")
+    made.declare(
+        "graph", step=0, backward=0,
+        nodes=[
+            {"id": 0, "op": "AddBackward0", "next": [1, 2], "file": "train.py", "line": 4},
+            {"id": 1, "op": "DivBackward0", "next": [3], "file": "train.py", "line": 4},
+            {"id": 2, "op": "MulBackward0", "next": [4], "file": "train.py", "line": 5},
+            {"id": 3, "op": "BinaryCrossEntropyBackward0", "next": [4]},
+            {"id": 4, "op": "AccumulateGrad", "parameter": WEIGHT, "shape": [64, 64]},
+        ],
+    )  # fmt: skip
+    for step, loss in enumerate(losses):
+        rms = growth ** (step / len(losses))
+        made.out.statistics(
+            made.steps, [(made.out.series("activation", "fc"), 32.0, 0.0, rms, rms, 0.0, 0.0, NAN, NAN)]
+        )
+        made.step(loss)
+    return made
+
+
+FALLEN = [500.0] * 10 + [-(10.0 ** (1 + step / 10)) for step in range(70)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "growth", "found"),
+    [
+        (FALLEN, 100.0, True),
+        (FALLEN, 2.0, False),  # a reward may be any number
+        (FALLEN[:60], 100.0, False),  # -1e5, some hundred times the first
+        ([-1.0, *FALLEN[1:]], 100.0, False),
+        ([500.0 - 20 * step for step in range(80)], 100.0, False),  # a density
+        ([0.01] * 10 + [-8.0 * step for step in range(70)], 100.0, False),  # began at about 0
+    ],
+)
+def test_a_sum_with_a_part_without_minimum(tmp_path: Path, losses: list[float], growth: float, found: bool) -> None:
+    record = through_zero(tmp_path, losses, growth).record()
+    assert [(f.severity, f.location and f.location.line) for f in SignOrMinimum().check(record)] == [
+        ("error", 5)
+    ] * found
+    record.finished = False
+    assert list(SignOrMinimum().check(record)) == []

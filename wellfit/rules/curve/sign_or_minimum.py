@@ -8,14 +8,15 @@ from typing import ClassVar
 import numpy as np
 
 from wellfit.condition import Condition, condition
-from wellfit.finding import Finding, Fix
-from wellfit.record import Loss, Record
+from wellfit.finding import Finding, Fix, Location
+from wellfit.record import Graph, Loss, Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward, outermost
 from wellfit.rules.wiring import early_graphs, head_region
 
 _BOUNDS = ("Clamp", "Maximum", "Minimum", "Hardtanh", "Threshold", "Relu")
+_LOSSES = ("Entropy", "Nll", "MseLoss", "L1Loss", "Huber", "KlDiv")  # in names of torch's nodes
 _CERTAIN = 20  # watched steps after which the sign of a logarithm will not change any more
 _LOGARITHMS = ("nll_loss", "kl_div")
 _BINARY = "its targets are not between 0 and 1; give it 0 and 1, or take cross_entropy for more than two classes"
@@ -37,7 +38,8 @@ class SignOrMinimum(Rule):
     where targets or predictions are such that they make it so. A loss that is a fixed negative multiple of such a
     function, which grows by `grown` over the run. And where the program computes a negative loss of its own: one that
     it clamps, and that ends at exactly this bound for `floor` of the run, without gradient; or one that falls ever
-    faster to `deep` times what it was, while the outputs of the model grow `blown` times.
+    faster to `deep` times what it was, while the outputs of the model grow `blown` times. And any loss that began
+    above 0 and ended below it at `beyond` times its first size, while what a layer gives grew `blown` times.
 
     Why it hurts
     Such a loss has no minimum where the model is right: the optimizer follows it to ever larger outputs, and away from
@@ -70,6 +72,7 @@ class SignOrMinimum(Rule):
     grown: float = 1.5  # mean of the last third of what is maximised over that of the first
     floor: float = 0.3  # share of the run at the end in which the loss is one and the same number
     deep: float = 100.0  # size of the loss at the end over that in the first tenth; densities stay below 10
+    beyond: float = 1e3  # size of the loss at the end over the largest of the first steps; densities stay below 10
     blown: float = 10.0  # rms of the last layer's output at the end over that at the start
     fewest: int = 50  # steps
 
@@ -120,10 +123,14 @@ class SignOrMinimum(Rule):
         state = condition(record)
         if state.adversarial or state.verdict == "non-finite" or len(record.loss_sites()) != 1:
             return
-        if known:
-            yield from self._maximised(record, known[0])
-        elif not trained:
-            yield from self._unbounded(record, state)
+        found = (
+            list(self._maximised(record, known[0]))
+            if known
+            else []
+            if trained
+            else list(self._unbounded(record, state))
+        )
+        yield from found or self._through_zero(record)
 
     def _below_zero(self, record: Record, loss: Loss) -> Iterator[Finding]:
         curve = record.training_losses(loss.id)
@@ -187,6 +194,27 @@ class SignOrMinimum(Rule):
             evidence={"start": state.start, "end": float(value[-1]), "same_for": still, "steps": len(value)},
         )  # fmt: skip
 
+    def _through_zero(self, record: Record) -> Iterator[Finding]:
+        """A loss that began as a positive number and ended as a negative one that no density of a model has."""
+        value = record.loss().value
+        if len(value) < self.fewest or not np.all(np.isfinite(value)) or not _holds_models(record):
+            return
+        first, end = value[:5], float(np.median(value[-max(5, len(value) // 10) :]))
+        size = max(1.0, float(np.max(first)))  # what begins at 0 may become any number
+        if not (np.all(first > 0) and end < -self.beyond * size and self._any_grows(record)):
+            return
+        below = int(np.argmax(value < -self.beyond * size))
+        yield self.finding(
+            f"the loss fell from {float(first[0]):.3g} through 0 to {end:.3g}, {-end / size:.0e} times its first size: "
+            "a part of it has no minimum, so the model leaves its task for ever larger numbers; turn the sign of that "
+            "part, as of a divergence or a regulariser that is to be made small",
+            severity="error", step=int(record.loss().step[below]), location=_own_part(record) or first_backward(record),
+            evidence={"start": float(first[0]), "end": end, "steps": len(value), "beyond": self.beyond},
+        )  # fmt: skip
+
+    def _any_grows(self, record: Record) -> bool:
+        return any(self._grows(record, name) for name in record.subjects("activation"))
+
     def _ever_faster(self, value: Floats) -> bool:
         """The loss fell more in the last third than in the one before, and far below where it began."""
         parts = [float(np.mean(part)) for part in np.array_split(value, 12)]
@@ -203,12 +231,35 @@ class SignOrMinimum(Rule):
         return bool(ends) and all(len(end) == 3 and not np.any(end) for end in ends)
 
     def _outputs_grow(self, record: Record) -> bool:
-        for name in outermost(record):
-            size = record.series("activation", name).rms
-            size = size[np.isfinite(size)]
-            if len(size) >= 10 and float(np.median(size[-3:])) > self.blown * float(np.median(size[:3])) > 0:
-                return True
-        return False
+        return any(self._grows(record, name) for name in outermost(record))
+
+    def _grows(self, record: Record, layer: str) -> bool:
+        size = record.series("activation", layer).rms
+        size = size[np.isfinite(size)]
+        return len(size) >= 10 and float(np.median(size[-3:])) > self.blown * float(np.median(size[:3])) > 0
+
+
+def _own_part(record: Record) -> Location | None:
+    """Where the part of a sum is computed that is no loss function of torch's: the only one without a minimum."""
+    for graph in early_graphs(record):
+        parts = graph.inputs(0) if graph.loss is not None and graph.loss.op.startswith(("Add", "Sub")) else []
+        own = [part for part in parts if not _leads_to_a_loss(graph, part.id)]
+        if len(parts) > 1 and len(own) == 1:
+            return own[0].location
+    return None
+
+
+def _leads_to_a_loss(graph: Graph, id: int) -> bool:
+    """Whether a loss function of torch's lies behind a node, with only scaling and reductions between."""
+    for _ in range(6):
+        node = graph.node(id)
+        if node is not None and any(word in node.op for word in _LOSSES):
+            return True
+        inputs = graph.inputs(id)
+        if len(inputs) != 1:
+            return False
+        id = inputs[0].id
+    return False
 
 
 def _ill_given(record: Record, loss: Loss) -> bool:
