@@ -262,3 +262,58 @@ for step in range(300):
     assert ran.record is not None, ran.err
     events = ran.record.events("evaluation")
     assert [(event["root"], event["step"]) for event in events] == [("ema", 100), ("ema", 200), ("ema", 300)]
+
+
+def test_what_the_first_weights_are_given_is_measured_where_the_model_changes_it(run: Run) -> None:
+    ran = run(
+        HEAD
+        + """
+class Net(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.first, self.second = scale, nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.second(self.first(x / 10 if self.scale else x.flatten(1)))
+
+scaled, plain = Net(True), Net(False)
+optimizer = torch.optim.SGD([*scaled.parameters(), *plain.parameters()], 0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    x = torch.full((8, 2, 2), 5.0).flatten(1)
+    (scaled(x) + plain(x)).sum().backward()
+    optimizer.step()
+"""
+    )
+    assert ran.record is not None, ran.err
+    assert ran.record.subjects("given") == ["scaled.first"]
+    given = ran.record.series("given", "scaled.first")
+    assert given.count.tolist() == [32, 32, 32]
+    assert given.rms == pytest.approx(0.5) and given.amax == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "leading", "trailing"),
+    [
+        ("[[1, 2, 3, 4, 0, 0], [3, 1, 0, 0, 0, 0], [2, 4, 1, 0, 0, 0]]", 1 / 18, 9 / 18),
+        ("[[1, 3, 2], [2, 1, 4], [3, 0, 1], [4, 0, 0], [0, 0, 0], [0, 0, 0]]", 1 / 18, 9 / 18),  # time comes first
+        ("[[0, 0, 4, 3, 2, 1], [0, 0, 0, 0, 1, 3], [0, 0, 0, 1, 4, 2]]", 9 / 18, 1 / 18),
+    ],
+)
+def test_runs_of_one_id_at_the_ends_of_sequences(run: Run, ids: str, leading: float, trailing: float) -> None:
+    ran = run(
+        HEAD
+        + f"""
+model = nn.Embedding(5, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.tensor({ids})).sum().backward()
+    optimizer.step()
+"""
+    )
+    assert ran.record is not None, ran.err
+    tokens = ran.record.series("tokens", "model")
+    assert tokens["count"].tolist() == [18, 18, 18]
+    assert tokens["trailing"] == pytest.approx(trailing)
+    assert tokens["leading"] == pytest.approx(leading)

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from wellfit.probe.answers import Answers
 from wellfit.probe.device import Device
-from wellfit.probe.internals import gate_row, norm_row
+from wellfit.probe.internals import gate_row, norm_row, token_row
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.locate import Place, user_frame
 from wellfit.probe.samples import Samples
@@ -28,6 +28,7 @@ ROWS = 256  # rows of a batch looked at for statistics of units
 
 _MEASURED = {"linear", "activation", "norm", "recurrent", "embedding", "attention"}
 _RELUS = ("relu", "relu6", "threshold")
+_WEIGHTED = {"linear", "recurrent"}
 _GRADIENTS = {"linear", "norm", "recurrent", "attention", "embedding"}
 
 # Saturation: |tanh| > 0.97 and |2 sigmoid - 1| > 0.97, for the function itself and for what goes into it.
@@ -73,6 +74,7 @@ class Activations:
         self.on_root: Callable[[nn.Module, Layer], None] | None = None
         self.on_non_finite: Callable[[Layer, nn.Module, float, bool, Place | None], None] | None = None
         self.forbidden = False
+        self._entered = 0  # where the first argument of the root that runs lies in memory
         self._previous: weakref.ref[nn.Module] | None = None  # the innermost module that ended last
         self.dirty = False  # a layer was called for the first time: declare again
         self._handles: list[Any] = []
@@ -154,6 +156,9 @@ class Activations:
         tensor = _first_tensor(output)
         if tensor is None or not self.meter.takes(tensor):
             return
+        if layer.kind in _GRADIENTS and self.stack and not self.seen.get("given " + layer.root):
+            self.seen["given " + layer.root] = 1
+            self._given(layer, _first_tensor(args))
         if not tensor.is_cpu:
             if first:
                 self._measure_there(layer, tensor)
@@ -176,6 +181,8 @@ class Activations:
             self.emit("norm", layer.name, row)
         elif isinstance(module, nn.LSTM) and (gates := gate_row(module, given, output)) is not None:
             self.emit("gates", layer.name, gates)
+        elif layer.kind == "embedding" and (tokens := token_row(given)) is not None:
+            self.emit("tokens", layer.name, tokens)
 
     def _not_finite(self, layer: Layer, module: nn.Module, amax: float, args: Any) -> None:
         if self.on_non_finite is None:
@@ -218,7 +225,9 @@ class Activations:
         return (count, mean, rms, amax, flat, saturated, silent, variation)
 
     def _inputs(self, layer: Layer, args: Any) -> None:
-        self.samples.trained(layer.root, _first_tensor(args))
+        entered = _first_tensor(args)
+        self.samples.trained(layer.root, entered)
+        self._entered = entered.data_ptr() if entered is not None and self.meter.takes(entered) else 0
         for index, tensor in enumerate(args if isinstance(args, tuple) else ()):
             if not isinstance(tensor, torch.Tensor) or not self.meter.takes(tensor):
                 continue
@@ -233,6 +242,19 @@ class Activations:
                 if sums is not None:
                     spread, constant = sums.feature_spread(), sums.constant_share()
             self.emit("input", f"{layer.root}#{index}", (count, mean, rms, amax, zeros, NAN, spread, constant))
+
+    def _given(self, layer: Layer, tensor: torch.Tensor | None) -> None:
+        """What the first weights of a model see, if the model changed its input before."""
+        if layer.kind not in _WEIGHTED or tensor is None or not self.meter.takes(tensor):
+            return
+        tensor = tensor.detach()
+        if tensor.data_ptr() == self._entered:
+            return
+        if not tensor.is_cpu:
+            self.device.summary(self.step(), "given", layer.name, tensor, 0, 0.0, math.inf)
+            return
+        row = self.meter.summary(tensor, 0, 0.0, math.inf)
+        self.emit("given", layer.name, (*row[:5], NAN, NAN, NAN))
 
     def _inputs_finite(self, args: Any) -> bool:
         tensors = [t for t in (args if isinstance(args, tuple) else ()) if isinstance(t, torch.Tensor)]

@@ -1,4 +1,4 @@
-"""What goes on inside layers that their output does not show: batch norm's statistics, an LSTM's gates."""
+"""What goes on inside layers that their output does not show: batch norm's statistics, an LSTM's gates, padding."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from wellfit.probe.statistics import NAN, Meter, Row, is_plain
 
 ROWS = 256  # samples of a batch looked at
+IDS = 100_000  # of a batch; of more nothing is said
 SHUT = 0.05  # a gate below this on average is shut, above 1 - this it is open
 
 
@@ -73,3 +74,24 @@ def gate_row(module: nn.LSTM, given: Any, output: torch.Tensor) -> Row | None:
 
 def _share(true: torch.Tensor) -> float:
     return float(true.double().mean())
+
+
+def token_row(given: Any) -> Row | None:
+    """The `tokens` statistics of docs/record.md: how much of what an embedding is given is one id at sequences' ends.
+
+    Args:
+        given: ids, (batch, time) or (time, batch).
+    """
+    if not isinstance(given, torch.Tensor) or not given.is_cpu or given.dim() != 2 or not is_plain(given):
+        return None
+    if given.is_floating_point() or not 0 < given.numel() <= IDS:
+        return None
+    ids = given.detach()
+    leading, trailing = max(((_run(way), _run(way.flip(1))) for way in (ids, ids.T)), key=max)
+    return (float(ids.numel()), leading, trailing, NAN, NAN, NAN, NAN, NAN)
+
+
+def _run(rows: torch.Tensor) -> float:
+    """The share of the ids that lie in runs, from the start of a row, of the id that most rows start with."""
+    same = rows == rows[:, 0].mode().values
+    return float(same.cumprod(1).sum()) / rows.numel()

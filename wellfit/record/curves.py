@@ -91,6 +91,7 @@ COLUMNS = {
     "labels": ("count", "entropy", "pool_entropy", "most", "least", "classes", "ignored", "batch_most"),
     "norm": ("elements", "gap", "largest_gap", "spread", "largest_spread"),
     "gates": ("count", "input", "forget", "output", "input_shut", "forget_shut", "output_shut", "forget_open"),
+    "tokens": ("count", "leading", "trailing"),
 }
 """Of series whose eight numbers are not count, mean, rms, amax and so on."""
 
