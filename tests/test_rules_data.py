@@ -35,7 +35,7 @@ def record_of(folder: Path, losses: list[float], series: dict[tuple[str, str], R
     place = {"file": more.get("main_file") or "/u/train.py", "line": more.get("line", 30)}
     out.declare(
         {"type": "layer", "name": "first", "kind": more.get("kind", "linear"), "order": 0, "location": place,
-         "parameters": ["first.weight"]}
+         "parameters": ["first.weight"], "root": more.get("root", "first")}
     )  # fmt: skip
     out.declare({"type": "layer", "name": "model", "kind": "container", "order": 1, "location": place})
     out.declare(
@@ -95,6 +95,32 @@ def test_a_model_that_scales_its_input_itself_is_left_alone(tmp_path: Path) -> N
     scaled = {**inputs(100, 255), ("activation", "first"): (128, 0.0, 0.3, 1.0, 0.0, NAN, NAN, 0.5)}
     assert list(InputScale().check(record_of(tmp_path / "a", FLAT, scaled))) == []
     assert list(InputScale().check(record_of(tmp_path / "b", FLAT, inputs(100, 255), kind="norm"))) == []
+
+
+@pytest.mark.parametrize(
+    ("rms", "amax", "outside", "losses", "severities"),
+    [
+        (0.0013, 0.004, 0.3, FLAT, ["error"]),
+        (0.0013, 0.004, 0.3, FALLING, ["note"]),
+        (0.0013, 0.9, 0.3, FLAT, []),  # sparse
+        (0.3, 1.0, 100.0, FLAT, []),  # the model divides by 255
+        (0.3, 1.0, 0.5, FLAT, []),
+        (80.0, 255.0, 0.3, FLAT, ["error"]),
+        (80.0, 255.0, 0.3, FALLING, []),
+        (90.0, 255.0, 100.0, FALLING, ["note"]),  # moved or cast, not scaled
+    ],
+)
+def test_what_the_first_layer_is_given(
+    tmp_path: Path, rms: float, amax: float, outside: float, losses: list[float], severities: list[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("def forward(self, x):\n    x = x / 255.0\n    y = x * 1.0\n    return self.first(y)\n")
+    series = {**inputs(outside, 3 * outside), ("given", "first"): (128.0, 0.0, rms, amax, 0.0, NAN, NAN, NAN)}
+    record = record_of(tmp_path / "run", losses, series, main_file=str(script), root="model")
+    found = list(InputScale().check(record))
+    assert [one.severity for one in found] == severities
+    if found and outside < 1:
+        assert found[0].location is not None and found[0].location.line == 2
 
 
 def test_an_autoencoder_is_left_alone(tmp_path: Path) -> None:

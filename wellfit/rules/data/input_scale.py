@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from wellfit.condition import condition
-from wellfit.finding import Finding, Fix
+from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
-from wellfit.source import input_origin
+from wellfit.source import input_origin, source_of
 
 
 class InputScale(Rule):
@@ -21,21 +22,25 @@ class InputScale(Rule):
     What it checks
         The first floating-point input of the model: rms above `rms_high` or below `rms_low`, or features whose rms
         differ by more than `spread` with elements above `spread_amax` (sparse inputs are left out). An error if the
-        loss fits poorly, a note if the run copes. The mean is not judged.
+        loss fits poorly, a note if the run copes. The mean is not judged. Where the model changes its input before its
+        first weights see it, what these are given is judged by the same bounds (too large: only if the loss fits
+        poorly).
 
     Why it hurts
         The first layer's outputs and gradients grow with its input: large inputs saturate units and kill ReLUs in the
         first steps, force a tiny learning rate, and let one large feature drown all others.
 
     Cure
-        Standardise each feature with mean and standard deviation of the training set (pixels: divide by 255).
+        Standardise each feature with mean and standard deviation of the training set (pixels: divide by 255), once: in
+        the data or in the model.
 
     Fix safety
         Unsafe: the same scaling is needed wherever the model is used.
 
     When it is wrong
-        A model that scales its input itself is recognised (a norm layer first, or a first layer that gives less than
-        `inside` of what its weights would make of this input); autoencoders, whose target is the input, are left out.
+        A model that scales its input itself is recognised (a norm layer first, what the first layer is given, or a
+        first layer that gives less than `inside` of what its weights would make of this input); autoencoders, whose
+        target is the input, are left out.
 
     References
         LeCun et al., Efficient BackProp (1998), 4.3; SageMaker Debugger, UMLAUT, TheDeepChecker have such a rule.
@@ -45,7 +50,7 @@ class InputScale(Rule):
     name = "input-scale"
     family = "data"
     summary = "the model's inputs are not normalised"
-    reads = ("input", "activation", "loss")
+    reads = ("input", "given", "activation", "loss")
     consequences = (
         "init-gain",
         "initial-loss",
@@ -71,6 +76,7 @@ class InputScale(Rule):
     # one is only small (the pixels at the border of standardised images)
     sparse: float = 0.3  # share of zeros from which the spread of features says nothing
     inside: float = 0.05  # share of the output rms that the first layer's weights lead one to expect
+    rescaled: float = 3.0  # ratio of the rms of what the first layer is given to that of the input: other scales
     batches: int = 3  # sampled batches
     unlearned: float = 0.4  # share of the first loss (or chance) that is left; copes below
     steps: int = 100  # steps before the fit of a growing run is judged
@@ -123,6 +129,13 @@ class InputScale(Rule):
         spreads = series.a[: len(early)]
         spread = float(np.median(spreads)) if np.all(np.isfinite(spreads)) and zeros < self.sparse else math.nan
         layer = first_layer(record)
+        given = record.series("given", layer.name) if layer is not None and layer.root == root else None
+        if rms > 0 and layer is not None and given is not None and len(given) >= self.batches:
+            change = float(np.median(given.rms[: len(early)])) / rms
+            if not 1 / self.rescaled <= change <= self.rescaled:
+                if not _is_target(record, series):
+                    yield from self._changed_inside(record, root, layer, given, rms)
+                return
         if rms == 0 or _is_target(record, series) or self._scaled_inside(record, layer, rms):
             return
         if rms > self.rms_high:
@@ -134,6 +147,30 @@ class InputScale(Rule):
         else:
             return
         yield self._found(record, problem, root, argument, layer, {"rms": rms, "amax": amax, "spread": spread})
+
+    def _changed_inside(
+        self, record: Record, root: str, layer: Layer, given: Series, input_rms: float
+    ) -> Iterator[Finding]:
+        """The model brings its input to another scale before its first weights see it."""
+        early = given.rms[: 10 * self.batches]
+        if not np.all(np.isfinite(early)):
+            return
+        rms, amax = float(np.median(early)), float(np.median(given.amax[: len(early)]))
+        poor = fits_poorly(condition(record), self.unlearned)
+        tiny = 0 < rms < self.rms_low and amax < 10 * self.rms_low
+        if not tiny and not (rms > self.rms_high and poor):
+            return
+        where = _scaling_line(record, layer) or input_origin(record, root)[0] or layer.location
+        yield self.finding(
+            f"`{layer.name}`, the first layer with weights, is given numbers with an rms of {rms:.2g} (largest "
+            f"{amax:.2g}), the model itself such with one of {input_rms:.2g}{' (scaled twice?)' if tiny else ''}, so "
+            f"{'the data hardly count beside its bias' if tiny else 'it saturates or takes steps that are too large'}; "
+            "scale the input once, in the data or in forward, to an rms of about 1",
+            severity="error" if poor else "note", step=self.batches - 1, layer=layer.name, location=where,
+            evidence={"rms": rms, "amax": amax, "input_rms": input_rms, "rms_low": self.rms_low,
+                      "rms_high": self.rms_high},
+            sure=settled(record, self.steps),
+        )  # fmt: skip
 
     def _found(
         self, record: Record, problem: str, root: str, argument: int, layer: Layer | None, numbers: dict[str, float]
@@ -171,6 +208,32 @@ class InputScale(Rule):
         if scale_up:
             return bool(output.rms[0] > (expected + bias) / self.inside)
         return bool(output.rms[0] < self.inside * expected)
+
+
+def _scaling_line(record: Record, layer: Layer) -> Location | None:
+    """Where the function that calls the first layer divides or multiplies by a number, before that."""
+    name = layer.name.rpartition(".")[2]
+    source = source_of(layer.location.file) if layer.location is not None else None
+    if source is None or name.isdigit():
+        return None
+    for call in source.calls([name]):
+        functions = source.nodes(ast.FunctionDef, call.lineno)
+        begin = max((function.lineno for function in functions), default=call.lineno)
+        lines = [each.lineno for each in source.nodes(ast.BinOp) if _scales(each.op, each.right)]
+        lines += [each.lineno for each in source.nodes(ast.AugAssign) if _scales(each.op, each.value)]
+        lines = [line for line in lines if begin <= line <= call.lineno]
+        if lines:
+            return Location(source.file, max(lines))
+    return None
+
+
+def _scales(operation: ast.operator, by: ast.expr) -> bool:
+    """Whether a number is divided or multiplied by one far from 1."""
+    number = by.value if isinstance(by, ast.Constant) else None
+    if not isinstance(number, (int, float)) or not number:
+        return False
+    size = abs(number)
+    return isinstance(operation, (ast.Mult, ast.Div)) and not 0.1 < size < 10
 
 
 def first_input(record: Record) -> tuple[str, int, Series] | None:
