@@ -196,17 +196,18 @@ def test_gates_that_stay_shut(tmp_path: Path, column: int, share: float, losses:
 
 def padded(
     folder: Path, pads: float, most: float, ignored: float = 0.0, vocabulary: int = 10, reduction: str = "mean",
-    losses: list[float] = FALLING,
+    losses: list[float] = FALLING, tokens: list[float] | None = None, file: str = "experiment.py",
 ) -> MadeRun:  # fmt: skip
     made = recurrent(folder)
     made.declare(
-        "loss", id=0, function="cross_entropy", location={"file": "experiment.py", "line": 6},
+        "loss", id=0, function="cross_entropy", location={"file": file, "line": 6},
         prediction_shape=[1600, 10], target_shape=[1600], reduction=reduction, training=True,
     )  # fmt: skip
     declare_layer(made, "words", "embedding", 5, cls="Embedding", num_embeddings=vocabulary)
     activation = [1000.0, 0.0, 1.0, 3.0, 1000 * pads, 0.0, math.nan, 0.5]
     labels = [1600.0, 1.0, 1.0, most, 0.0, 10.0, ignored, most]
-    return steps(made, losses, activation__words=activation, labels__0=labels, time_profile__rnn=LAST)
+    more = {} if tokens is None else {"tokens__words": tokens}
+    return steps(made, losses, activation__words=activation, labels__0=labels, time_profile__rnn=LAST, **more)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,25 @@ def test_answers_that_are_padding(tmp_path: Path, pads: float, most: float, said
 )
 def test_padding_that_is_left_out_or_not_among_the_answers(tmp_path: Path, other: dict[str, Any]) -> None:
     assert not list(Padding().check(padded(tmp_path, 0.8, 0.8, **other).record()))
+
+
+@pytest.mark.parametrize(
+    ("text", "runs", "most", "line"),
+    [
+        ("loss = nn.CrossEntropyLoss()\nloss(f(x[:, :-1]), x[:, 1:])\n", 0.8, 0.82, 1),
+        ("PAD = 0\nF.cross_entropy(f(x), y)\n", 0.8, 0.82, 6),
+        ("F.cross_entropy(f(x), y)\n", 0.8, 0.82, None),  # to copy what was shown before a silence
+        ("x[:, :-1], x[:, 1:]\n", 0.8, 0.4, None),
+        ("x[:, :-1], x[:, 1:]\n", 0.4, 0.4, None),
+    ],
+)
+def test_one_id_at_the_ends_is_padding(tmp_path: Path, text: str, runs: float, most: float, line: int | None) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(text, encoding="utf-8")
+    made = padded(tmp_path, 0.0, most, tokens=[1600.0, 0.0, runs, *[math.nan] * 5], file=str(script))
+    made.declare("process", rank=0, world_size=1, main_file=str(script))
+    found = list(Padding().check(made.record()))
+    assert [finding.location and finding.location.line for finding in found] == ([line] if line else [])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ class Padding(Rule):
     """Padding counts in the loss as if it were data, or a recurrent layer runs over it to the end.
 
     What it checks
-    Exact zeros in the output of an Embedding are its padding. (1) `noted` or more of what is embedded is padding, the
+    Exact zeros in the output of an Embedding are its padding, and so is the one id that fills sequences at their ends
+    (or beginnings). (1) `noted` or more of what is embedded is padding, the
     loss is averaged over answers of the same vocabulary, as large a share of them is one and the same, and none is
     ignored; from `share` on it is an error. (2) Half or more is padding, the program pads at the end of sequences
     (pad_sequence), a recurrent layer is given them unpacked, its gradient is largest in the last eighth of time, where
@@ -40,8 +41,7 @@ class Padding(Rule):
     Not safe: the loss is another one, so curves cannot be compared with those of before.
 
     When it is wrong
-    Where the padding also says that a sequence has ended, some of it has to count. Pads that are embedded as other than
-    zeros are not seen.
+    Where the padding also says that a sequence has ended, some of it has to count.
 
     References
     PyTorch documentation, nn.Embedding (padding_idx), nn.CrossEntropyLoss (ignore_index), pack_padded_sequence.
@@ -51,7 +51,7 @@ class Padding(Rule):
     name = "padding"
     family: ClassVar[Family] = "recurrent"
     summary = "most of what is read, or judged, is padding"
-    reads = ("activation", "labels", "time_profile", "loss")
+    reads = ("activation", "tokens", "labels", "time_profile", "loss")
     consequences = ("forgets", "class-imbalance", "plateau", "output-collapse", "underfit", "vanishing")
     fixes = (Fix("Leave padding out of the loss, and pack sequences"),)
 
@@ -109,7 +109,12 @@ class Padding(Rule):
         padded = [
             (layer, pads) for layer in record.layers.values() if (pads := self._pads(record, layer)) >= self.noted
         ]
-        found = self._in_loss(record, padded) or self._in_state(record, padded)
+        filled = [
+            (layer, runs) for layer in record.layers.values() if (runs := self._runs(record, layer)) >= self.noted
+        ]
+        found = self._in_loss(record, padded or (filled if _pads_or_shifts(record) else [])) or self._in_state(
+            record, padded
+        )
         if found is not None:
             yield found
 
@@ -123,6 +128,15 @@ class Padding(Rule):
         if len(zeros) < self.samples or bool(np.any(zeros >= 1)):
             return 0.0
         return float(np.median(zeros))
+
+    def _runs(self, record: Record, layer: Layer) -> float:
+        """The share of one id at the ends of the sequences that an embedding is given; 0 where it is not known."""
+        if layer.kind != "embedding":
+            return 0.0
+        tokens = record.series("tokens", layer.name)
+        if len(tokens) < self.samples:
+            return 0.0
+        return max(float(np.median(tokens["leading"])), float(np.median(tokens["trailing"])))
 
     def _in_loss(self, record: Record, padded: list[tuple[Layer, float]]) -> Finding | None:
         loss = training_loss(record)
@@ -145,7 +159,8 @@ class Padding(Rule):
             f"{100 * answers:.0f} % of the answers that the loss is averaged over are padding, which is easy to guess: "
             f"the loss looks small and most of the gradient is about padding; give {loss.function} the padding's id as "
             "ignore_index",
-            severity="error" if answers >= self.share else "note", step=0, location=loss.location,
+            severity="error" if answers >= self.share else "note", step=0,
+            location=_made(record, loss) or loss.location,
             evidence={"padding": same[0], "most_frequent": most, "threshold": self.share},
             sure=settled(record, 10 * self.steps),
         )  # fmt: skip
@@ -178,6 +193,31 @@ class Padding(Rule):
 def _one_a_word(loss: Loss, layer: Layer) -> bool:
     """Whether there are more answers than sequences, as far as is known."""
     return not layer.input_shape or math.prod(loss.target_shape or (0,)) > layer.input_shape[0]
+
+
+def _made(record: Record, loss: Loss) -> Location | None:
+    """Where the module of the loss is made, which is to be given `ignore_index`: if the program makes one only."""
+    source = main_source(record)
+    made = list(source.calls(["CrossEntropyLoss", "NLLLoss"])) if source is not None else []
+    if source is None or loss.location is None or loss.location.file != source.file or len(made) != 1:
+        return None
+    direct = any(call.lineno <= loss.location.line <= (call.end_lineno or 0) for call in source.calls([loss.function]))
+    return None if direct else Location(source.file, made[0].lineno)
+
+
+def _pads_or_shifts(record: Record) -> bool:
+    """Whether the program speaks of padding, or its answers are what it reads, moved by one (`x[:, :-1]`, `x[:, 1:]`).
+
+    In other tasks (to copy what was shown before a long silence) a frequent id has a meaning.
+    """
+    source = main_source(record)
+    if source is None:
+        return False
+    if any(part in ("pad", "padding", "padded") for name in source.names() for part in name.lower().split("_")):
+        return True
+    parts = [(ast.unparse(each.value), ast.unparse(each.slice)) for each in source.nodes(ast.Subscript)]
+    ends = {value for value, place in parts if place.strip("()").endswith(":-1")}
+    return any(value in ends for value, place in parts if place.strip("()").endswith("1:"))
 
 
 def _pads_at_the_end(record: Record) -> Location | None:
