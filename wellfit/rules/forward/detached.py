@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Cut, Graph, Layer, Parameter, Record
-from wellfit.record.fields import location_of
 from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
 from wellfit.rules.fresh import is_fresh
 from wellfit.rules.layering import first_backward
+from wellfit.rules.leaf_losses import new_root, starved
 from wellfit.source import called, leaf_made, source_of
 
 # How a call that cuts the graph is written.
@@ -147,8 +146,8 @@ class Detached(Rule):
 
     def _all_cut_off(self, record: Record) -> Iterator[Finding]:
         """No parameter at all: backward begins at a new tensor, or its graph ends at one that is no parameter."""
-        number = _starved(record)
-        root = _new_root(record, self.patience) if number else None
+        number = starved(record)
+        root = new_root(record, self.patience) if number else None
         if root is None:
             return
         cut = next((each for each in reversed(root.cuts) if each is not None), None)
@@ -205,49 +204,6 @@ def _stayed_random(record: Record, layers: Sequence[Layer]) -> bool:
     parameters = [record.parameters[name] for layer in layers for name in layer.parameters if name in record.parameters]
     weights = [parameter for parameter in parameters if len(parameter.shape) >= 2]
     return record.finished and bool(weights) and all(is_fresh(record, weight) for weight in weights)
-
-
-@dataclass(frozen=True)
-class _Root:
-    """A new tensor at which all that backward goes through begins; where it was made and the graph was cut."""
-
-    said: str
-    site: int | None
-    made: Location | None
-    cuts: list[Location | None]
-
-
-def _new_root(record: Record, patience: int) -> _Root | None:
-    """What backward was called on, if it is a new tensor itself or leads to nothing but one; else None."""
-    if any(graph.parameters() for graph in record.graphs):
-        return None
-    events = [event for event in record.events("leaf-loss") if isinstance(event["backward"], int)]
-    often = next((event["backward"] for event in events if event["count"] >= patience), None)
-    if often is not None:
-        first = next(event for event in events if event["backward"] == often)
-        cuts = [location_of(cut) for cut in first["cuts"]]
-        return _Root("backward is called on", often, location_of(first["location"]), cuts)
-    for graph in record.graphs:
-        leaf = next((node for node in graph.nodes if node.op == "AccumulateGrad"), None)
-        if leaf is not None:
-            said = "what backward is called on leads back to"
-            return _Root(said, graph.backward, leaf.location, [cut.location for cut in graph.cuts])
-    return None
-
-
-def _starved(record: Record) -> int:
-    """How many parameters the optimizers hold, if not one of them ever had a gradient; else 0."""
-    held: dict[int, list[str]] = {}
-    for parameter in record.parameters.values():
-        if parameter.requires_grad and parameter.optimizer is not None:
-            held.setdefault(parameter.optimizer, []).append(parameter.name)
-    counts = {e["optimizer"]: e["count"] for e in record.events("no-gradient") if isinstance(e["optimizer"], int)}
-    # What belongs to no module may be what is optimised: an image, a table.
-    direct = any(one.unknown_parameters for one in record.optimizers.values())
-    if direct or any(len(record.series("gradient", name)) for names in held.values() for name in names):
-        return 0
-    starved = all(counts.get(id, 0) >= len(names) for id, names in held.items())
-    return sum(map(len, held.values())) if starved else 0
 
 
 def _trainable(record: Record, layer: Layer) -> list[Parameter]:
