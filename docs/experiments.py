@@ -124,7 +124,9 @@ def _draw(axes: Axes, title: str, curves: list[Curve], step: int | None) -> None
 
 
 def _subject(statistic: str, finding: Finding, record: Record) -> str | None:
-    """Whose statistic is drawn: of the layer that the finding is about, else the first."""
+    """Whose statistic is drawn: of the layer that the finding is about, else the first; None if it is no series."""
+    if statistic == "parameter.initial":  # declared once
+        return None
     subjects = list(record.subjects(statistic.partition(".")[0]))
     layer = finding.layer or ""
     own = [subject for subject in subjects if layer and (subject == layer or subject.startswith(f"{layer}."))]
