@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wellfit.catalogue import FAMILIES, matches
 from wellfit.finding import Finding, Location
-from wellfit.patience import TooSlow, at_most
+from wellfit.patience import at_most
 from wellfit.rule import Rule
 
 if TYPE_CHECKING:
@@ -150,14 +150,11 @@ def _asked(check: Callable[[_Judged], Iterable[Finding]], judged: _Judged) -> li
         TypeError, ValueError, TooSlow: the rule gives something else.
     """
     found: list[Finding] = []
-    try:
-        with at_most(SECONDS):
-            for finding in check(judged):
-                found.append(_checked(finding))
-                if len(found) > MOST_FINDINGS:
-                    raise ValueError(f"more than {MOST_FINDINGS} findings")
-    except TooSlow:
-        raise TooSlow(f"no end in {SECONDS:g} s") from None
+    with at_most(SECONDS):
+        for finding in check(judged):
+            found.append(_checked(finding))
+            if len(found) > MOST_FINDINGS:
+                raise ValueError(f"more than {MOST_FINDINGS} findings")
     return found
 
 

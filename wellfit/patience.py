@@ -9,7 +9,11 @@ from contextlib import contextmanager
 
 
 class TooSlow(Exception):
-    """Raised inside the call that ran out of time."""
+    """A call ran out of time."""
+
+
+class _Interruption(BaseException):
+    """Raised inside the call; no Exception, so that a loop which passes over errors ends too."""
 
 
 @contextmanager
@@ -33,15 +37,18 @@ def at_most(seconds: float) -> Iterator[None]:
     def late() -> None:
         with over:
             if not ended:
-                interrupt.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TooSlow))
+                interrupt.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Interruption))
 
     timer = threading.Timer(seconds, late)
     timer.daemon = True
     timer.start()
     try:
-        yield
-    finally:
-        # An interruption that was on its way when the block ended arrives in these calls, not behind them.
-        with over:
-            ended = True
-        timer.cancel()
+        try:
+            yield
+        finally:
+            # An interruption that was on its way when the block ended arrives in these calls, not behind them.
+            with over:
+                ended = True
+            timer.cancel()
+    except _Interruption:
+        raise TooSlow(f"no end in {seconds:g} s") from None
