@@ -19,6 +19,7 @@ import torch
 from wellfit.probe import process
 from wellfit.probe.activations import Activations
 from wellfit.probe.backwards import Backwards
+from wellfit.probe.clearing import Clearing
 from wellfit.probe.clipping import Clipping
 from wellfit.probe.device import Device
 from wellfit.probe.evaluation import Evaluations
@@ -26,7 +27,7 @@ from wellfit.probe.fence import Fence, say
 from wellfit.probe.governor import Governor
 from wellfit.probe.layers import Layer, Layers
 from wellfit.probe.ledger import Ledger
-from wellfit.probe.locate import Place, cached_place, location, user_frame
+from wellfit.probe.locate import cached_place, location, user_frame
 from wellfit.probe.losses import Losses
 from wellfit.probe.moment import Moment
 from wellfit.probe.optimizers import Held, Optimizers
@@ -81,6 +82,7 @@ class Observer:
         self.weights = Weights(self.layers, self.meter, self.emit, self.device, declare)
         self.device.on_non_finite = self.backwards.late_not_finite
         self.weights.on_non_finite = self.backwards.gradient_not_finite
+        self.clearing = Clearing(self.now, self.patterns, self.ledger.count_event)
         self.clipping = Clipping(self.now, declare, self.writer.row)
         self.losses = Losses(self.meter, self.emit, declare, self.activations.answers)
         self.evaluations = Evaluations(self.layers, declare, fence.guard, self.activations.samples, self.meter)
@@ -95,8 +97,6 @@ class Observer:
         self.on_plain: Callable[[bool], None] = lambda plain: None
         self._timed = 0.0
         self._manual: Held | None = None
-        self._zero_place: Place | None = None
-        self._zeroed: dict[int, Place | None] = {}  # where each optimizer's gradients were cleared since backward
         self._evaluating = False  # the last mode set was eval
         self._mode_said: tuple[Any, ...] | None = None
         self._since = (0, 0.0, 0.0)  # step, wall and CPU time of the last slow tick
@@ -143,7 +143,7 @@ class Observer:
             self.evaluations.end()
         if self._manual_step_over():
             self._manual_tick()
-        self._zeroed.clear()
+        self.clearing.forget()
         if self.ledger.waiting:
             self.ledger.write(self.now.step, keep=self.backwards.said)
         if self._following:
@@ -206,7 +206,7 @@ class Observer:
         if self._watched_update():
             self.optimizers.refresh(held, optimizer)
             self.weights.before(held, self._update_step())
-        self._check_cleared(held)
+        self.clearing.before_step(held)
         self._timed += thread_time() - begin
 
     def after_step(self, optimizer: Any) -> None:
@@ -253,33 +253,12 @@ class Observer:
             return
         if self.now.in_step:
             return
-        if isinstance(holder, torch.optim.Optimizer):
-            held = self.optimizers.held(holder)
-            if held.zero_code < 0:
-                held.zero_code = self.patterns.code(f"zero_grad:{held.id}")
-            self.now.pattern.append(held.zero_code)
-            if self.now.attentive and self.trained:
-                self._zeroed[held.id] = cached_place(3)
-        else:
-            self.now.pattern.append(self.patterns.code("zero_grad:module"))
-        if self.now.backward_seen and self.now.attentive:
-            self._zero_place = cached_place(3)
-
-    def _check_cleared(self, held: Held) -> None:
-        """Backward ran, then something cleared the gradients, then the optimizer steps on nothing.
-
-        Of two optimizers the second steps when the step that backward belongs to has ended.
-        """
-        own = held.id in self._zeroed
-        place = self._zeroed.pop(held.id, None) or self._zero_place
-        if not own and not (
-            self.now.backward_seen and self.patterns.last_but_steps(self.now.pattern) == "zero_grad:module"
-        ):
-            return
-        if all(p.grad is None or not bool(torch.count_nonzero(p.grad)) for p in held.parameters[:4]):
-            self.ledger.count_event(
-                "gradient-cleared", f"cleared {held.id}", optimizer=held.id, location=location(place)
-            )
+        held = self.optimizers.held(holder) if isinstance(holder, torch.optim.Optimizer) else None
+        if held is not None and held.zero_code < 0:
+            held.zero_code = self.patterns.code(f"zero_grad:{held.id}")
+        self.now.pattern.append(self.patterns.code("zero_grad:module") if held is None else held.zero_code)
+        if self.now.attentive:
+            self.clearing.called(held, cached_place(3))
 
     # Loops without an optimizer ---------------------------------------------------------------------------------------
 
@@ -332,7 +311,7 @@ class Observer:
             self.governor.end_plain(step + 1 - since, at - since_at, self._timed)
         self._since = (step + 1, at, cpu)
         self._timed = 0.0
-        self._zero_place = None
+        self.clearing.step_ended()
         if watched:
             self._say_modes(step)
         if self.device.busy:
@@ -364,7 +343,7 @@ class Observer:
         """The events of the coming step are to be looked at, or may pass with a row each."""
         self.now.attentive = attentive
         if not attentive:
-            self._zeroed.clear()
+            self.clearing.forget()
         plain = not attentive and self.optimizers.made and not self._closures and not self.fence.off
         if plain is not self.now.plain:
             self.now.plain = plain

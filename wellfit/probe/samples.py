@@ -66,7 +66,7 @@ class Samples:
             return []
         if given.dim() < 2 or given.is_meta or given.is_nested or given.is_quantized or given.is_complex():
             return []
-        width = given[0].numel()
+        width = given.numel() // len(given)
         if width < 2:
             return []
         step = -(-width // ELEMENTS)
