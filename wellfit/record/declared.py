@@ -63,7 +63,7 @@ class Layer:
             activation=fields.text_or_none("activation"),
             activation_location=fields.location("activation_location"),
             registered=fields.flag("registered", True),
-            input_shape=fields.wholes("input_shape") if fields.object.get("input_shape") is not None else None,
+            input_shape=fields.wholes_or_none("input_shape"),
             output_dtype=fields.text_or_none("output_dtype"),
         )
 
