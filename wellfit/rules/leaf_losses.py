@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wellfit.finding import Location
-from wellfit.record import Record
-from wellfit.record.fields import location_of
+from wellfit.record import Record, location_of
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class EvalMode(Rule):
     name = "eval-mode"
     family: ClassVar[Family] = "curve"
     summary = "training in eval mode, or evaluation in train mode"
-    reads = ("loss",)
+    reads = ("event.forward-mode", "event.mode", "event.evaluation", "gradient", "loss")
     consequences = (
         "overfit",
         "plateau",
@@ -289,11 +289,11 @@ def _left_in_eval(record: Record, layers: dict[str, Layer], sensitive: set[str])
 
 def _seen_training(record: Record, states: list[dict[str, Any]], start: int, end: int, names: set[str]) -> bool:
     """Whether a watched step among these had one of the layers in train mode after all."""
-    for step in record.watched_steps:
-        if start <= step < end:
-            state = next((state for state in reversed(states) if state["step"] <= step + 1), None)
-            if state is not None and names & set(state["training_layers"]):
-                return True
+    watched = record.watched_steps
+    for step in watched[np.searchsorted(watched, start) : np.searchsorted(watched, end)]:
+        state = next((state for state in reversed(states) if state["step"] <= step + 1), None)
+        if state is not None and names & set(state["training_layers"]):
+            return True
     return False
 
 

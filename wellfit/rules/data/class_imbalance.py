@@ -60,7 +60,7 @@ class ClassImbalance(Rule):
     others: int = 20  # of them not of the most frequent class, so that their share is known within a quarter
     ratio: float = 10.0  # most frequent class over the rarest
     most: float = 0.75  # share of the most frequent class
-    known: float = 0.85  # training loss over the entropy of the classes; clicks are told with 0.8 to 0.9
+    known: float = 0.85  # training loss over the entropy of the classes; below it something is learned
     nothing: float = 0.97  # the same, for an error
     near: float = 1.3  # the same: above it not even the frequencies are known, and something else is ill
     steps: int = 50  # steps before that is judged
@@ -132,12 +132,14 @@ class ClassImbalance(Rule):
         end = late_loss(record, loss)
         if most < self.most or most / least < self.ratio or not self.known * entropy < end < self.near * entropy:
             return None
+        nothing = end > self.nothing * entropy
+        what = "answers with the frequent class whatever the sample" if nothing else "tells the rare ones hardly apart"
         return self.finding(
             f"{100 * most:.3g} % of {seen:.0f} labels are of one class, {most / least:.3g} times as many as of the "
             f"rarest, and the loss ends at {end:.3g}, where knowing how frequent the classes are gives {entropy:.3g}: "
-            "the model answers with the frequent class whatever the sample; weight the classes in the loss or draw the "
+            f"the model {what}; weight the classes in the loss or draw the "
             "rare ones more often, and judge by recall",
-            severity="error" if end > self.nothing * entropy else "note", step=int(labels.step[-1]),
+            severity="error" if nothing else "note", step=int(labels.step[-1]),
             location=_made(loss) or loss.location,
             evidence={"most": most, "least": least, "classes": int(labels["classes"][-1]), "labels": int(seen),
                       "loss": end, "entropy": entropy, "ratio": self.ratio},

@@ -8,7 +8,8 @@ from typing import ClassVar
 from wellfit.finding import Finding, Fix
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
-from wellfit.rules.replicas import Compared, apart, are_replicas, compared, ranks
+from wellfit.rules.layering import first_backward
+from wellfit.rules.replicas import SAME, Compared, apart, are_replicas, compared, ranks
 
 
 class DdpBypassed(Rule):
@@ -115,9 +116,6 @@ class DdpBypassed(Rule):
         if child:
             os.waitpid(child, 0)
 
-    def check(self, record: Record) -> Iterator[Finding]:
-        return iter(())
-
     def check_together(self, records: Sequence[Record]) -> Iterator[Finding]:
         together = ranks(records)
         for other in together[1:]:
@@ -133,14 +131,13 @@ class DdpBypassed(Rule):
 
     def _told(self, first: Record, other: Record, differ: list[Compared], seen: int) -> Finding:
         worst = max(differ, key=lambda one: float(one.gap.max()))
-        site = next(iter(first.loss_sites()), None)
         size = first.process.get("world_size", 2)
         return self.finding(
             f"the gradients of ranks {first.rank} and {other.rank} differ ({len(differ)} of {seen} parameters, first "
             f"`{differ[0].name}`): nothing is averaged between the {size} processes, so each trains a model of its "
             "own; call the module that DistributedDataParallel returned, and wrap after casts and moves",
-            severity="error", step=int(differ[0].step[self.steps - 1]), layer=differ[0].name,
-            location=None if site is None else first.backward_sites[site].location,
+            severity="error", step=int(differ[0].step[differ[0].gap > SAME][self.steps - 1]), layer=differ[0].name,
+            location=first_backward(first),
             evidence={"parameters": [one.name for one in differ[:20]], "of": seen, "gap": float(worst.gap.max()),
                       "steps": self.steps},
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import ClassVar
 from wellfit.finding import Finding, Fix
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
-from wellfit.rules.replicas import apart, are_replicas, compared, ranks
+from wellfit.rules.replicas import SAME, apart, are_replicas, compared, ranks
 
 
 class RanksDiverge(Rule):
@@ -114,9 +114,6 @@ class RanksDiverge(Rule):
         if child:
             os.waitpid(child, 0)
 
-    def check(self, record: Record) -> Iterator[Finding]:
-        return iter(())
-
     def check_together(self, records: Sequence[Record]) -> Iterator[Finding]:
         together = ranks(records)
         for other in together[1:]:
@@ -134,7 +131,7 @@ class RanksDiverge(Rule):
                 f"the weights of ranks {first.rank} and {other.rank} are no longer the same ({len(differ)} of "
                 f"{len(tensors)} parameters, first `{differ[0].name}`, by up to {100 * gap:.2g} % of their size): the "
                 "copies train apart; let every rank clip, step and load the same way",
-                severity="error", step=int(differ[0].step[-1]), layer=differ[0].name,
+                severity="error", step=int(differ[0].step[differ[0].gap > SAME][self.steps - 1]), layer=differ[0].name,
                 location=optimizer.location if optimizer is not None else known.location,
                 evidence={"parameters": [one.name for one in differ[:20]], "of": len(tensors), "gap": gap,
                           "steps": self.steps},

@@ -10,6 +10,7 @@ import numpy as np
 from wellfit.finding import Finding, Fix
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.layering import first_backward
 from wellfit.rules.replicas import SAME, are_replicas, ranks
 
 
@@ -113,9 +114,6 @@ class SameData(Rule):
         if child:
             os.waitpid(child, 0)
 
-    def check(self, record: Record) -> Iterator[Finding]:
-        return iter(())
-
     def check_together(self, records: Sequence[Record]) -> Iterator[Finding]:
         together = ranks(records)
         for other in together[1:]:
@@ -126,8 +124,7 @@ class SameData(Rule):
             if what is None:
                 continue
             loader = next(iter(first.loaders.values()), None)
-            site = next(iter(first.loss_sites()), None)
-            backward = None if site is None else first.backward_sites[site].location
+            backward = first_backward(first)
             yield self.finding(
                 f"ranks {first.rank} and {other.rank} are given the same batches: their {what}s and losses are equal "
                 "in every step, so all processes but one work for nothing; use a DistributedSampler with set_epoch(), "

@@ -12,6 +12,7 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
+from wellfit.rules.layering import first_backward
 from wellfit.rules.replicas import are_replicas, ranks
 
 
@@ -139,9 +140,6 @@ class Straggler(Rule):
         if child:
             os.waitpid(child, 0)
 
-    def check(self, record: Record) -> Iterator[Finding]:
-        return iter(())
-
     def check_together(self, records: Sequence[Record]) -> Iterator[Finding]:
         together = ranks(records)
         if not together or not all(are_replicas(together[0], other) for other in together[1:]):
@@ -164,8 +162,7 @@ class Straggler(Rule):
     def _told(self, record: Record, excess: float, usual: float, whole: float) -> Finding:
         share = excess / whole
         loader = next((one for one in record.loaders.values() if one.location is not None), None)
-        site = next(iter(record.loss_sites()), None)
-        backward = None if site is None else record.backward_sites[site].location
+        backward = first_backward(record)
         return self.finding(
             f"all processes wait for rank {record.rank}: before backward it needs {1e3 * (usual + excess):.3g} ms, "
             f"others {1e3 * usual:.3g} ms, and {100 * share:.0f} % of their time is lost; look at its data and at what "

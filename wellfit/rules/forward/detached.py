@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Cut, Graph, Layer, Parameter, Record
@@ -260,7 +262,7 @@ def _own_graphs(record: Record, layers: Sequence[Layer]) -> list[Graph]:
     """
     holders = {one.optimizer for layer in layers for one in _trainable(record, layer)}
     steps = record.steps
-    own = set(steps["step"][[holder in holders for holder in steps["a"].tolist()]].tolist())
+    own = set(steps["step"][np.isin(steps["a"], [one for one in holders if one is not None])].tolist())
     return [graph for graph in record.graphs if graph.step in own] or record.graphs
 
 

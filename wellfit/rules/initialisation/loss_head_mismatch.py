@@ -150,7 +150,7 @@ class LossHeadMismatch(Rule):
             if names and names[0] in ("sigmoid", "softmax"):
                 yield from self._scores(record, links[1:], names[1:], f"the {names[0]}")
             elif names and names[0] in ("relu", "tanh"):
-                yield self._mismatch(record, links[0], names[0], loss.function, "it takes probabilities")
+                yield self._mismatch(record, links[0], names[0], loss.function, "it takes probabilities", "use sigmoid")
         elif loss.function in _REGRESSIONS:
             yield from self._regression(record, loss, links, names)
 
@@ -312,18 +312,21 @@ class LossHeadMismatch(Rule):
                 if wiring.function_of(below) == "relu" and inputs:
                     if wiring.is_linear(wiring.skip_passes(graph, inputs[0])):
                         why = "where the ReLU gives 0 the logarithm is a constant and no gradient comes back"
-                        yield self._mismatch(record, below, "relu", "a logarithm (cross-entropy by hand)", why)
+                        cure = "take log_softmax of the scores, or cross_entropy"
+                        yield self._mismatch(record, below, "relu", "a logarithm (cross-entropy by hand)", why, cure)
                     return
                 if below.op.startswith(("Clamp", "Div", "Add", "Sum")) or wiring.is_pass(below):
                     waiting.append(below)
 
-    def _mismatch(self, record: Record, node: Node, name: str, before: str, why: str) -> Finding:
+    def _mismatch(
+        self, record: Record, node: Node, name: str, before: str, why: str,
+        cure: str = "take it out: the loss takes raw scores",
+    ) -> Finding:  # fmt: skip
         layer = record.layers.get(node.layer or "")
         own = layer is not None and layer.kind == "activation"
         called = f"`{node.layer}` ({name})" if own else name
         return self.finding(
-            f"{called} stands before {before}: {why}; "
-            + ("take it out: the loss takes raw scores" if before != "nll_loss" else "use log_softmax"),
+            f"{called} stands before {before}: {why}; {cure}",
             severity="error", step=0, layer=node.layer, location=applied_at(record, node.layer, node.location),
             evidence={"function": name, "before": before},
         )  # fmt: skip

@@ -34,7 +34,7 @@ class DropoutBeforeBn(Rule):
         Unsafe: another model, to be trained again.
 
     When it is wrong
-        Low rates and a single such pair do little harm: they are not told.
+        Low rates do little harm: they are not told. A model that learns all the same gets a note.
 
     References
         Li, Chen, Hu, Yang 2019, "Understanding the disharmony between dropout and batch normalization by variance

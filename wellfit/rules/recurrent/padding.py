@@ -112,9 +112,8 @@ class Padding(Rule):
         filled = [
             (layer, runs) for layer in record.layers.values() if (runs := self._runs(record, layer)) >= self.noted
         ]
-        found = self._in_loss(record, padded or (filled if _pads_or_shifts(record) else [])) or self._in_state(
-            record, padded
-        )
+        lost = padded or (filled if filled and _pads_or_shifts(record) else [])
+        found = self._in_loss(record, lost) or self._in_state(record, padded)
         if found is not None:
             yield found
 

@@ -48,7 +48,7 @@ class RecurrentExplode(Rule):
     Clipping keeps what the program means. Another cell or initialisation is another model.
 
     When it is wrong
-    Where the task asks only for the first moments, the gradient is rightly largest there: in a run that learns nothing
+    Where the task asks only for the first moments, the gradient is rightly largest there: of a run that learns nothing
     is said.
 
     References
@@ -192,7 +192,7 @@ class RecurrentExplode(Rule):
         """Median of rms(gradient) of a state weight over that of the last linear layer called after it."""
         layers = record.layers
         heads = [other for other in layers.values() if other.kind == "linear" and other.order > layer.order]
-        weights = [n for n in heads[-1].parameters if len(record.parameters[n].shape) == 2] if heads else []
+        weights = [n for n in heads[-1].parameters if _is_matrix(record, n)] if heads else []
         if not weights:
             return math.nan
         ours, theirs = record.series("gradient", name), record.series("gradient", weights[0])
@@ -211,3 +211,8 @@ class RecurrentExplode(Rule):
             evidence={"size": size, "verdict": state.verdict, "end": state.end, "chance": state.chance},
             sure=state.verdict == "non-finite" or settled(record, self.steps),
         )  # fmt: skip
+
+
+def _is_matrix(record: Record, name: str) -> bool:
+    parameter = record.parameters.get(name)
+    return parameter is not None and len(parameter.shape) == 2

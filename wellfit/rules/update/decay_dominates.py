@@ -181,10 +181,11 @@ class DecayDominates(Rule):
             if found.coupled
             else f"{100 * min(found.force, 1.0):.0f} % of each step"
         )
+        lower = min(found.decay / 100, 1e-4) if found.coupled else found.decay / 100
         return self.finding(
             f"weight decay {found.decay:g} wins over learning: it was {much}, the median weight is down to "
             f"{100 * found.left:.2g} % of its first size, and the loss stays at {state.end:.4g} (it began at "
-            f"{state.start:.4g}); lower the weight decay to {found.decay / 100:.1g}",
+            f"{state.start:.4g}); lower the weight decay to {lower:.1g}",
             severity="error" if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer) else "note",
             step=found.step,
             location=optimizer.location,

@@ -11,6 +11,7 @@ from wellfit.condition import Condition, condition, loss_scale, rise
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.layering import first_backward
 from wellfit.rules.ratios import Ratios, update_ratios
 
 
@@ -215,8 +216,10 @@ class LrHigh(Rule):
     def _thrown_back(self, record: Record, state: Condition, ratios: Ratios) -> bool:
         """A run that learns, but with what its first steps left of the network, and far worse than it could."""
         whole = rise(record.loss()) if record.finished and self._violence(record, ratios) is not None else None
+        if whole is None:
+            return False
         begun = float(record.loss().value[0])
-        return whole is not None and whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
+        return whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
 
     def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
         """(backward calls in a step, place) where their losses were not divided by their number."""
@@ -233,7 +236,7 @@ class LrHigh(Rule):
             or not any(loss.training for loss in record.losses.values())
         ):
             return None
-        return calls, record.backward_sites[sites[0]].location
+        return calls, first_backward(record, sites[0])
 
     def _told(
         self,

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from wellfit.finding import Finding, Fix
-from wellfit.record import Optimizer, Parameter, Record
+from wellfit.record import Optimizer, Parameter, Record, location_of
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward
 from wellfit.rules.loop_order import optimizer_steps
@@ -68,7 +68,7 @@ class WrongObject(Rule):
 
     steps: int = 3  # steps of the optimizer
     moved: int = 20  # steps after which a copy that follows the model differs from its first weights
-    looks: int = 2  # steps after which the copy was evaluated
+    looks: int = 2  # evaluations of the copy, after different steps
 
     @staticmethod
     def sick() -> None:
@@ -190,7 +190,7 @@ class WrongObject(Rule):
             "weights that the model began with, so what is measured is not what was trained; update it after each step "
             "of the optimizer, or evaluate the model itself",
             severity="error", step=steps[0], layer=events[0]["root"],
-            location=first_backward(record),
+            location=location_of(events[0]) or first_backward(record),
             evidence={"weights": len(weights), "same": len(found), "evaluations": len(steps)},
             sure=record.finished,
         )  # fmt: skip
