@@ -41,8 +41,7 @@ def test_the_anatomy_of(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_the_sick_experiment_of(name: str, forks: Forks, tmp_path: Path) -> None:
-    finding = check_sick(RULES[name], forks.experiment(experiment(RULES[name], "sick"), tmp_path))
-    assert finding.severity == "error"
+    check_sick(RULES[name], forks.experiment(experiment(RULES[name], "sick"), tmp_path))
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ class Rule:
     since: ClassVar[str] = "0.1"
     status: ClassVar[Literal["preview", "stable"]] = "stable"
     summary: ClassVar[str]
+    worst: ClassVar[Severity] = "error"  # the highest severity it gives; "note" for what is merely needless
     reads: ClassVar[tuple[str, ...]] = ()
     consequences: ClassVar[tuple[str, ...]] = ()
     fixes: ClassVar[tuple[Fix, ...]] = ()
@@ -66,10 +67,11 @@ class Rule:
         layer: str | None = None,
         location: Location | None = None,
         evidence: dict[str, Any] | None = None,
+        fixes: Sequence[Fix] | None = None,
         sure: bool = True,
     ) -> Finding:
-        """A finding of this rule, with its name, code and fixes filled in."""
+        """A finding of this rule, with its name, code and (where none are given) all its fixes filled in."""
         return Finding(
             self.name, self.code, severity, message, step=step, layer=layer, location=location,
-            evidence=evidence or {}, fixes=self.fixes, sure=sure,
+            evidence=evidence or {}, fixes=self.fixes if fixes is None else tuple(fixes), sure=sure,
         )  # fmt: skip

@@ -212,7 +212,7 @@ def judge(run: Run, extra: Sequence[type[Rule]] = ()) -> Diagnosis:
 
 
 def check_sick(rule: type[Rule], run: Run) -> Finding:
-    """The rule's sick experiment gives an error of this rule, with a place in the script, and a message with a cure.
+    """The rule's sick experiment gives its worst finding, with a place in the script, and a message with a cure.
 
     Returns:
         the finding of this rule.
@@ -222,9 +222,8 @@ def check_sick(rule: type[Rule], run: Run) -> Finding:
     """
     diagnosis = judge(run, extra=(rule,))
     assert not diagnosis.problems, f"{rule.name}: {diagnosis.problems}"
-    told = [finding for finding in diagnosis.findings if finding.severity == "error"]
-    folded = [finding for _, finding in diagnosis.folded]
-    own = [finding for finding in [*told, *folded] if finding.rule == rule.name and finding.severity == "error"]
+    told = [*diagnosis.findings, *(finding for _, finding in diagnosis.folded)]
+    own = [finding for finding in told if finding.rule == rule.name and finding.severity == rule.worst]
     assert own, f"{rule.name}: its sick experiment gives {_named(diagnosis.findings)} instead"
     finding = own[0]
     check_message(finding)

@@ -54,7 +54,9 @@ class Exploding(Rule):
         "non-finite-forward",
         "non-finite-grad",
         "plateau",
+        "activation-growth",
         "output-collapse",
+        "rank-collapse",
         "scaler-thrash",
         "overflow-near",
     )

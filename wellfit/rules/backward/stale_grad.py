@@ -51,7 +51,9 @@ class StaleGrad(Rule):
         "plateau",
         "non-finite-forward",
         "non-finite-grad",
+        "activation-growth",
         "output-collapse",
+        "rank-collapse",
         "vanishing",
         "zero-grad-param",
     )

@@ -48,9 +48,18 @@ class Vanishing(Rule):
     family = "backward"
     summary = "the gradient of early layers is thousands of times smaller"
     reads = ("activation_gradient.rms", "gradient.rms", "parameter.rms", "loss")
-    consequences = ("output-collapse", "plateau", "lr-low", "zero-grad-param", "never-updated", "dead-units")
+    consequences = (
+        "output-collapse",
+        "rank-collapse",
+        "plateau",
+        "lr-low",
+        "zero-grad-param",
+        "never-updated",
+        "dead-units",
+    )
     fixes = (
         Fix("Use ReLU in place of sigmoid or tanh", override="activation=relu"),
+        Fix("Begin with He's initial weights", override="init=he"),
         Fix("Put a normalisation between the layers", override="norm=batch"),
     )
 
@@ -125,6 +134,7 @@ class Vanishing(Rule):
                     "layers": count,
                     "loss": how.verdict,
                 },
+                fixes=[fix for fix in self.fixes if fix.override != ("init=he" if flat else "activation=relu")],
                 sure=record.finished or record.step_count > 100,
             )
             return

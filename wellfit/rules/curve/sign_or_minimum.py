@@ -64,7 +64,15 @@ class SignOrMinimum(Rule):
     family: ClassVar[Family] = "curve"
     summary = "the loss is negative where it cannot be, or falls without bound"
     reads = ("loss", "output", "activation.rms")
-    consequences = ("plateau", "diverged", "zero-grad-param", "exploding", "saturated", "output-collapse")
+    consequences = (
+        "plateau",
+        "diverged",
+        "zero-grad-param",
+        "exploding",
+        "saturated",
+        "activation-growth",
+        "output-collapse",
+    )
     fixes = (Fix("Give the loss what it expects, or turn its sign"),)
 
     zero: float = -1e-4  # below it a value is negative; rounding gives -1e-7

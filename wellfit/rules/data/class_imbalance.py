@@ -53,7 +53,7 @@ class ClassImbalance(Rule):
     family = "data"
     summary = "one class is far more frequent, and only that is learned"
     reads = ("labels", "loss")
-    consequences = ("plateau", "output-collapse", "underfit")
+    consequences = ("plateau", "output-collapse", "rank-collapse", "underfit")
     fixes = (Fix("Weight the classes in the loss"), Fix("Draw samples of the rare classes more often"))
 
     labels: int = 500  # labels seen

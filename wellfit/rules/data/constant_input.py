@@ -54,6 +54,7 @@ class ConstantInput(Rule):
     reads = ("input", "event.epoch", "loss")
     consequences = (
         "output-collapse",
+        "rank-collapse",
         "plateau",
         "overfit",
         "underfit",

@@ -74,6 +74,7 @@ class DtypeCast(Rule):
         "plateau",
         "underfit",
         "output-collapse",
+        "rank-collapse",
         "lr-low",
         "overfit",
         "vanishing",

@@ -48,7 +48,15 @@ class DeadUnits(Rule):
     family = "forward"
     summary = "ReLU units that give 0 for every sample and cannot learn any more"
     reads = ("activation.silent", "output.variation", "loss")
-    consequences = ("zero-grad-param", "output-collapse", "vanishing", "plateau", "never-updated", "lr-low")
+    consequences = (
+        "zero-grad-param",
+        "output-collapse",
+        "rank-collapse",
+        "vanishing",
+        "plateau",
+        "never-updated",
+        "lr-low",
+    )
     fixes = (
         Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),
         Fix("Use LeakyReLU in place of ReLU", override="activation=leaky-relu"),

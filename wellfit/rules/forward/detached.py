@@ -63,7 +63,15 @@ class Detached(Rule):
     family = "forward"
     summary = "layers that should learn are cut off from the loss"
     reads = ("graph", "event.no-gradient", "event.leaf-loss", "activation")
-    consequences = ("zero-grad-param", "never-updated", "plateau", "lr-low", "output-collapse", "forgets")
+    consequences = (
+        "zero-grad-param",
+        "never-updated",
+        "plateau",
+        "lr-low",
+        "output-collapse",
+        "rank-collapse",
+        "forgets",
+    )
     fixes = (Fix("Take the call that cuts the graph out of forward"),)
 
     patience: int = 3  # steps without gradient

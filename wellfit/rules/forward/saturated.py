@@ -48,7 +48,15 @@ class Saturated(Rule):
     family = "forward"
     summary = "hidden tanh or sigmoid units on their flat ends: no gradient passes"
     reads = ("activation.saturated", "loss")
-    consequences = ("vanishing", "exploding", "output-collapse", "plateau", "zero-grad-param", "initial-loss")
+    consequences = (
+        "vanishing",
+        "exploding",
+        "output-collapse",
+        "rank-collapse",
+        "plateau",
+        "zero-grad-param",
+        "initial-loss",
+    )
     fixes = (
         Fix("Scale the inputs and initialise with Xavier's method", override="init=xavier"),
         Fix("Put a normalisation before the activation", override="norm=batch"),

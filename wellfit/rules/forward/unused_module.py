@@ -40,7 +40,7 @@ class UnusedModule(Rule):
     family = "forward"
     summary = "layers of the model that forward never calls"
     reads = ("layer", "graph", "activation", "event.no-gradient", "loss")
-    consequences = ("plateau", "underfit", "linear-stack", "output-collapse", "lr-low")
+    consequences = ("plateau", "underfit", "linear-stack", "output-collapse", "rank-collapse", "lr-low")
     fixes = (Fix("Call the layers in forward, or take them out of the model"),)
 
     steps: int = 50  # steps without a call; some models call a part of their layers in turn

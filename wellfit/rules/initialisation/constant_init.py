@@ -53,6 +53,7 @@ class ConstantInit(Rule):
         "plateau",
         "vanishing",
         "output-collapse",
+        "rank-collapse",
         "zero-grad-param",
         "lr-low",
         "dead-units",

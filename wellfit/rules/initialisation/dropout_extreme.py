@@ -55,6 +55,7 @@ class DropoutExtreme(Rule):
         "initial-loss",
         "init-gain",
         "output-collapse",
+        "rank-collapse",
         "exploding",
         "diverged",
         "lr-high",

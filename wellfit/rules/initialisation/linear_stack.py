@@ -55,7 +55,7 @@ class LinearStack(Rule):
     family = "initialisation"
     summary = "linear layers in series without an activation between them"
     reads = ("graph", "loss")
-    consequences = ("plateau", "lr-low", "output-collapse")
+    consequences = ("plateau", "lr-low", "output-collapse", "rank-collapse")
     fixes = (Fix("Insert an activation function between the layers"),)
 
     stacked_share: float = 0.5  # share of neighbouring linear layers without an activation; healthy models: 0

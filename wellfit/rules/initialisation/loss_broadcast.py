@@ -43,7 +43,7 @@ class LossBroadcast(Rule):
     family = "initialisation"
     summary = "prediction (N, 1) and target (N) broadcast to (N, N) in the loss"
     reads = ("loss", "graph")
-    consequences = ("plateau", "output-collapse", "lr-low", "initial-loss", "vanishing", "forgets")
+    consequences = ("plateau", "output-collapse", "rank-collapse", "lr-low", "initial-loss", "vanishing", "forgets")
     fixes = (Fix("Give prediction and target the same shape"),)
 
     smallest_batch: int = 2  # samples; with one sample nothing is broadcast

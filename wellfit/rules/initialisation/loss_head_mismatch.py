@@ -63,6 +63,7 @@ class LossHeadMismatch(Rule):
         "initial-loss",
         "plateau",
         "output-collapse",
+        "rank-collapse",
         "dead-units",
         "saturated",
         "zero-grad-param",

@@ -49,6 +49,7 @@ class NotInOptimizer(Rule):
         "zero-grad-param",
         "lr-low",
         "output-collapse",
+        "rank-collapse",
         "saturated",
         "dead-units",
         "detached",

@@ -53,7 +53,9 @@ class BnMode(Rule):
         "lr-high",
         "dead-units",
         "saturated",
+        "activation-growth",
         "output-collapse",
+        "rank-collapse",
         "overfit",
     )
     fixes = (Fix("Leave batch norm in train mode", override="mode=correct"),)

@@ -55,6 +55,7 @@ class BnSmallBatch(Rule):
         "overfit",
         "diverged",
         "output-collapse",
+        "rank-collapse",
         "val-too-good",
         "exploding",
         "vanishing",

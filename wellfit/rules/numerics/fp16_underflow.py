@@ -60,6 +60,7 @@ class Fp16Underflow(Rule):
         "lr-low",
         "plateau",
         "output-collapse",
+        "rank-collapse",
         "layer-imbalance",
     )
     fixes = (Fix("Compute in bfloat16", override="precision=bfloat16"),)

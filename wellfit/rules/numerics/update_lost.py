@@ -49,7 +49,7 @@ class UpdateLost(Rule):
     family = "numerics"
     summary = "half precision rounds the steps away: the weights do not change"
     reads = ("update.low", "update.high", "loss")
-    consequences = ("plateau", "lr-low", "output-collapse", "layer-imbalance")
+    consequences = ("plateau", "lr-low", "output-collapse", "rank-collapse", "layer-imbalance")
     fixes = (Fix("Keep the weights in float32 and compute under autocast", override="precision=float32"),)
 
     lost: float = 0.8  # share of the numbers with a gradient; healthy bfloat16 runs 0.2 to 0.75, faulty ones 0.9 to 1

@@ -53,6 +53,7 @@ class BatchAxis(Rule):
     consequences = (
         "plateau",
         "output-collapse",
+        "rank-collapse",
         "forgets",
         "recurrent-explode",
         "gates-stuck",

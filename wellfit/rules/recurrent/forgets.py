@@ -62,7 +62,7 @@ class Forgets(Rule):
     family: ClassVar[Family] = "recurrent"
     summary = "a recurrent layer's memory is far shorter than its sequences"
     reads = ("time_profile", "gates", "parameter.rms", "loss")
-    consequences = ("plateau", "vanishing", "output-collapse", "underfit", "lr-low", "zero-grad-param")
+    consequences = ("plateau", "vanishing", "output-collapse", "rank-collapse", "underfit", "lr-low", "zero-grad-param")
     fixes = (
         Fix("Let the LSTM begin by remembering", override="forget-bias=1.0"),
         Fix("Take an LSTM or a GRU", override="recurrent=lstm"),

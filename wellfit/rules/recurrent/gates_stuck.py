@@ -54,7 +54,8 @@ class GatesStuck(Rule):
     summary = "the gates of an LSTM are shut for whatever it is given"
     reads = ("gates", "loss")
     consequences = (
-        "plateau", "vanishing", "output-collapse", "underfit", "lr-low", "forgets", "zero-grad-param", "linear-stack",
+        "plateau", "vanishing", "output-collapse", "rank-collapse", "underfit", "lr-low", "forgets",
+        "zero-grad-param", "linear-stack",
     )  # fmt: skip
     fixes = (
         Fix("Begin with gate biases of 0, 1 for the forget gate"),

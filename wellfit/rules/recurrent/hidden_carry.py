@@ -55,8 +55,8 @@ class HiddenCarry(Rule):
     summary = "a recurrent state is carried into the next, unrelated batch"
     reads = ("graph", "backward.retain_graph", "loader", "loss")
     consequences = (
-        "plateau", "lr-high", "lr-low", "spike", "oscillation", "diverged", "underfit", "overfit", "output-collapse",
-        "forgets", "recurrent-explode", "gates-stuck",
+        "plateau", "lr-high", "lr-low", "spike", "oscillation", "diverged", "underfit", "overfit",
+        "activation-growth", "output-collapse", "rank-collapse", "forgets", "recurrent-explode", "gates-stuck",
     )  # fmt: skip
     fixes = (Fix("Begin each batch with a new state, or detach it"),)
 

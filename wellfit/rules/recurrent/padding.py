@@ -52,7 +52,15 @@ class Padding(Rule):
     family: ClassVar[Family] = "recurrent"
     summary = "most of what is read, or judged, is padding"
     reads = ("activation", "tokens", "labels", "time_profile", "loss")
-    consequences = ("forgets", "class-imbalance", "plateau", "output-collapse", "underfit", "vanishing")
+    consequences = (
+        "forgets",
+        "class-imbalance",
+        "plateau",
+        "output-collapse",
+        "rank-collapse",
+        "underfit",
+        "vanishing",
+    )
     fixes = (Fix("Leave padding out of the loss, and pack sequences"),)
 
     share: float = 0.75  # of all answers; then three of four parts of the gradient are about padding

@@ -80,6 +80,7 @@ class DecayDominates(Rule):
         "lr-high",
         "plateau",
         "output-collapse",
+        "rank-collapse",
         "vanishing",
         "dead-units",
         "zero-grad-param",

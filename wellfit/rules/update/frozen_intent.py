@@ -55,7 +55,7 @@ class FrozenIntent(Rule):
     family: ClassVar[Family] = "update"
     summary = "freezing without effect, or layers frozen that were never trained"
     reads = ("parameter", "layer", "loss")
-    consequences = ("plateau", "underfit", "lr-low", "output-collapse")
+    consequences = ("plateau", "underfit", "lr-low", "output-collapse", "rank-collapse")
     fixes = (Fix("Freeze with requires_grad_(False), and only what was trained before"),)
 
     steps: int = 3  # steps after which all that is trained has been seen

@@ -60,6 +60,7 @@ class WrongObject(Rule):
         "lr-low",
         "detached",
         "output-collapse",
+        "rank-collapse",
         "frozen-intent",
         "underfit",
         "unused-module",
