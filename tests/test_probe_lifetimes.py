@@ -67,3 +67,34 @@ for _ in range(2):
     )
     assert ran.record is not None, ran.err
     assert {parameter.optimizer for parameter in ran.record.parameters.values()} == {0, 1}
+
+
+def test_a_model_that_is_used_by_methods_of_its_own_has_its_names_from_the_first_step(run: Run) -> None:
+    ran = run("""
+import torch
+from torch import nn
+
+class Energy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x):
+        return x @ self.weight
+
+    def energy(self, x):
+        return (x @ self.weight).square().mean()
+
+head = nn.Linear(4, 2)
+head(torch.randn(2, 4))
+model = Energy()
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for _ in range(6):
+    optimizer.zero_grad()
+    model.energy(torch.randn(8, 4)).backward()
+    optimizer.step()
+model(torch.randn(2, 4))
+""")
+    assert ran.record is not None, ran.err
+    assert ran.record.subjects("update") == ["model.weight"]
+    assert ran.record.parameters["model.weight"].optimizer == 0

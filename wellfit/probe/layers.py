@@ -113,6 +113,13 @@ class Layers:
         """All modules made since torch was imported that are still there."""
         return [module for reference, _ in list(self._births.values()) if (module := reference()) is not None]
 
+    def search(self, frame: FrameType | None) -> bool:
+        """Look for modules that are not known yet, unless that was done too often; whether it was done."""
+        if self._searches >= SEARCHES:
+            return False
+        self.find_roots(frame)
+        return True
+
     def find_roots(self, frame: FrameType | None) -> None:
         """Name every module that no other module holds, and all within.
 
@@ -188,9 +195,8 @@ class Layers:
         layer = self._layers.get(id(module))
         if layer is not None and layer.reference() is module:
             return layer
-        if self._searches >= SEARCHES or kind_of(module) == "loss":  # a loss function is called at each step
+        if kind_of(module) == "loss" or not self.search(frame):  # a loss function is called at each step
             return None
-        self.find_roots(frame)
         layer = self._layers.get(id(module))
         if layer is not None and layer.reference() is module:
             return layer

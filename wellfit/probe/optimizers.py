@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from wellfit.probe.gradients import GradientWatch
 from wellfit.probe.layers import Layers
-from wellfit.probe.locate import Place, location, user_place
+from wellfit.probe.locate import Place, location, user_frame, user_place
 
 HYPER = ("lr", "momentum", "weight_decay")
 GROUPS = 16  # parameter groups whose settings are followed
@@ -151,6 +152,8 @@ class Optimizers:
         held.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if not all(self.layers.knows_parameter(p) for p in held.parameters):
             self.layers.rename_parameters()
+        if not all(self.layers.knows_parameter(p) for p in held.parameters):
+            self.layers.search(user_frame(sys._getframe(1)))  # of a module that is used by methods of its own only
         held.names = []
         for index, parameter in enumerate(held.parameters):
             known = self.layers.parameter(parameter)
