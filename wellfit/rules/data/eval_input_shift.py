@@ -25,10 +25,11 @@ class EvalInputShift(Rule):
         Mean and standard deviation of the first input of the model, over the batches looked at in training and those of
         each evaluation. The difference of the means in standard deviations of training (the shift), and the larger over
         the smaller standard deviation (the ratio): one of them at `far` or above, or both above `ratio_too` and
-        `shift_too`, in `share` of the evaluations, and beyond what single batches of training differ by. An error if
-        the evaluation loss lies above `worse` times that of training and above `unlearned` of the loss at the start, or
-        where no loss tells and the ratio is `huge` on data held out by its name; a note otherwise. Where the evaluation
-        loss is near that of training, the model scales its inputs itself.
+        `shift_too`, in `share` of the evaluations, and in the same way beside the nearest single batch of training: up
+        to `nearest` times less there (`nearest_ratio` for the ratio where both count). An error if the evaluation loss
+        lies above `worse` times that of training and above `unlearned` of the loss at the start, or where no loss tells
+        and the ratio is `huge` on data held out by its name; a note otherwise. Where the evaluation loss is near that
+        of training, the model scales its inputs itself.
 
     Why it hurts
         A model knows only numbers of the size that it was trained on: given pixels of 0 to 255 in place of -1 to 1 its
@@ -63,6 +64,8 @@ class EvalInputShift(Rule):
     far: float = 3.0  # shift or ratio; healthy runs: to 0.3 and 1.9; images with `Normalize` forgotten: 3.2 and more
     ratio_too: float = 1.8  # with a shift as well; pixels of 0 to 1 where -1 to 1 were trained on: 2
     shift_too: float = 1.0  # with a ratio as well; the same pixels: 1.4 for digits
+    nearest: float = 1.5  # by so much less may a shift, or a ratio alone, be beside the nearest batch of training
+    nearest_ratio: float = 1.3  # the same of a ratio that comes with a shift
     huge: float = 10.0  # shift that no trend explains; ratio that needs no loss to be an error
     share: float = 0.7  # of the evaluations
     batches: int = 3  # of training that were looked at
@@ -155,11 +158,9 @@ class EvalInputShift(Rule):
                 yield mean, math.sqrt(max(square - mean * mean, 0.0))
 
     def _is_far(self, one: _Distance) -> bool:
-        alone = (one.ratio >= self.far and one.least_ratio >= self.far / 1.5) or (
-            one.shift >= self.far and one.least_shift >= self.far / 1.5
-        )
-        both = min(one.ratio, one.least_ratio * 1.3) >= self.ratio_too
-        return alone or (both and min(one.shift, one.least_shift * 1.5) >= self.shift_too)
+        ratio, shift = min(one.ratio, self.nearest * one.least_ratio), min(one.shift, self.nearest * one.least_shift)
+        both = min(one.ratio, self.nearest_ratio * one.least_ratio) >= self.ratio_too and shift >= self.shift_too
+        return both or max(ratio, shift) >= self.far
 
     def _found(self, record: Record, root: str, ill: list[_Distance]) -> Finding | None:
         middle = sorted(ill, key=lambda one: one.ratio)[len(ill) // 2]
