@@ -36,6 +36,12 @@ class Ratios:
         """Over the weights, for each step (n,); NaN where none was measured."""
         return _over_weights(np.nanmax, self)
 
+    def typical(self, begin: int = 0) -> float:
+        """Median over the weights, and then over the steps from `begin` on; 0 where nothing was measured."""
+        median = self.median[self.step >= begin]
+        known = median[~np.isnan(median)]
+        return float(np.median(known)) if len(known) else 0.0
+
 
 def weights(record: Record) -> list[Parameter]:
     """The trained weights that ratios are computed for, in the order in which they were first updated."""

@@ -141,7 +141,7 @@ class Forgets(Rule):
         ratios = update_ratios(record)
         if not path_length(ratios, record.step_count) >= self.path:
             return
-        if np.nanmedian([0.0, *ratios.median[ratios.step >= self.warm_up]]) > self.long_steps:
+        if ratios.typical(self.warm_up) > self.long_steps:
             return  # steps that throw away what was learned hide what could be
         for layer in layers:
             found = self._shown(record, layer)

@@ -30,11 +30,11 @@ class RecurrentExplode(Rule):
     What it checks
     In a run that learns nothing or breaks: (1) the gradient of the layer's input is `back_in_time` times as large in
     the first eighth of time as in the last, and it grows over both halves; (2) the gradient of the weights from state
-    to state is over `over_head` times that of the model's last linear layer; (3) it is over `spike` times its own
-    median in a tenth of the samples, though steps are not long (below `long_steps`) and have not made the state weights
-    `grown` times as large; (4) the numbers cease to be
-    finite, and a plain layer's weights from state to state multiply a state by `gain` or more at each moment. For (1)
-    and (2) at least `samples` samples are needed, for (3) twice as many.
+    to state is over `over_head` times that of the model's last linear layer; (3) once the run has ended: it was over
+    `spike` times its own median in a tenth of the samples, though steps were not long (below `long_steps`) and have not
+    made the state weights `grown` times as large; (4) the numbers cease to be finite, and a plain layer's weights from
+    state to state multiply a state by `gain` or more at each moment. For (1) and (2) at least `samples` samples are
+    needed, for (3) twice as many.
 
     Why it hurts
     The gradient is a product of as many factors as there are moments. Where they are larger than 1 it is astronomically
@@ -170,7 +170,7 @@ class RecurrentExplode(Rule):
             ratio = self._over_head(record, layer, name)
             if ratio > self.over_head:
                 return f"that of `{name}` is {ratio:.3g} times that of the last layer", ratio
-        if record.finished and np.nanmedian([0.0, *update_ratios(record).median]) < self.long_steps:
+        if record.finished and update_ratios(record).typical() < self.long_steps:
             for name in names:
                 size = gradient_sizes(record, name)
                 ratio = float(np.quantile(size, 0.9) / np.median(size))
