@@ -26,9 +26,10 @@ class _Cut:
 
     Args:
         share: of the sampled steps after the warm-up that were cut.
-        ratio: median norm of the gradient over the limit; NaN where only its outcome is known.
+        ratio: median norm of the gradient over the limit; NaN where only the outcome is known.
         limit: of the norm, or of each number.
         wanted: a limit that would leave most gradients as they are; NaN if unknown.
+        function: that was seen to cut; None where only its outcome was seen.
         place: the user's line, if one is known.
         step: the first sampled step.
     """
@@ -37,6 +38,7 @@ class _Cut:
     ratio: float
     limit: float
     wanted: float
+    function: str | None
     place: Location | None
     step: int
 
@@ -46,10 +48,12 @@ class ClipDominates(Rule):
 
     What it checks
         In a run whose loss stays above `unlearned` of where it began and whose weights moved less than `short_path` of
-        their size: the calls that clip. Ill is a limit that more than `share` of the gradients exceed after the first
-        `warm_up` steps, the median one `ratio` times. Where no call was seen but the gradients of `same` of the steps
-        have the same norm within `tolerance`, it must also be below `faint` of that of the weights. Optimizers that
-        divide by the size of the gradient (Adam) are slowed only by a limit that brings it near their eps (`by_eps`).
+        their size: the calls that clip. Ill is a limit of the norm that more than `share` of the gradients exceed after
+        the first `warm_up` steps, the median one `ratio` times, if the weights would have moved `short_path` without
+        it; or one of each number (clip_grad_value_) to which half of the gradient, by its rms, comes up. Where no such
+        call was seen but the gradients of `same` of the steps have the same norm within `tolerance`, it must also be
+        below `faint` of that of the weights. Optimizers that divide by the size of the gradient (Adam) are slowed only
+        by a limit that brings it near their eps (`by_eps`); of several optimizers this is asked of the first.
 
     Why it hurts
         All steps have the length learning rate x limit: the weights stay where they are, however steep the loss.
@@ -171,8 +175,9 @@ class ClipDominates(Rule):
         if not share > self.share or not ratio > self.ratio:
             return None
         return _Cut(
-            share, ratio, float(np.median(limit)), float(np.quantile(norm, 0.9)), clip.location, int(norms.step[0])
-        )
+            share, ratio, float(np.median(limit)), float(np.quantile(norm, 0.9)), clip.function, clip.location,
+            int(norms.step[0]),
+        )  # fmt: skip
 
     def _of_values(self, record: Record, clip: Clip, limit: float) -> _Cut | None:
         """Most numbers of the gradient lie at the limit: their rms is nearly as large."""
@@ -183,7 +188,7 @@ class ClipDominates(Rule):
         count = sum(sizes[name] for name in gradients.names)
         if len(norm) < self.samples or not float(np.median(norm)) > 0.5 * limit * math.sqrt(count):
             return None
-        return _Cut(1.0, math.nan, limit, math.nan, clip.location, int(gradients.step[0]))
+        return _Cut(1.0, math.nan, limit, math.nan, clip.function, clip.location, int(gradients.step[0]))
 
     def _fingerprint(self, record: Record) -> _Cut | None:
         """Gradients of one and the same norm, by whatever cut them, which is tiny beside the weights."""
@@ -199,7 +204,7 @@ class ClipDominates(Rule):
         share = float(np.mean(np.abs(seen - middle) < self.tolerance * middle))
         if share < self.same or not middle < self.faint * float(np.nanmedian(size)):
             return None
-        return _Cut(share, math.nan, middle, math.nan, None, int(gradients.step[0]))
+        return _Cut(share, math.nan, middle, math.nan, None, None, int(gradients.step[0]))
 
     def _slows(self, record: Record, optimizer: Optimizer) -> bool:
         """Whether a smaller gradient makes a shorter step."""
@@ -212,18 +217,20 @@ class ClipDominates(Rule):
         return bool(np.isfinite(rms).any()) and float(np.nanmedian(rms)) < self.by_eps * eps
 
     def _told(self, record: Record, state: Condition, cut: _Cut, path: float, optimizer: Optimizer) -> Finding:
+        percent, cure = f"{100 * cut.share:.0f} % of the gradients", "raise the limit to what most have without it"
         if math.isfinite(cut.ratio):
-            what = f"from a median norm of {cut.ratio * cut.limit:.3g} to {cut.limit:.3g}"
+            shows = f"{percent} are cut, from a median norm of {cut.ratio * cut.limit:.3g} to {cut.limit:.3g}"
             cure = f"raise the limit to about {cut.wanted:.2g}"
             if cut.ratio > self.scaled:
                 cure += ", and call scaler.unscale_(optimizer) before it if a GradScaler is used"
+        elif cut.function is not None:
+            shows = f"most of the gradient's numbers are cut to {cut.limit:.3g}"
         else:
-            what = f"to {cut.limit:.3g}"
-            cure = "raise the limit to what most gradients have without it"
+            shows = f"{percent} have the same norm, {cut.limit:.3g}, as if something cut them to it"
         return self.finding(
-            f"clipping sets the length of the steps: {100 * cut.share:.0f} % of the gradients are cut, {what}, so the "
-            f"weights moved only {100 * path:.2g} % of their size in {record.step_count} steps and the loss stays at "
-            f"{state.end:.4g} (it began at {state.start:.4g}); {cure}",
+            f"clipping sets the length of the steps: {shows}, so the weights moved only {100 * path:.2g} % of their "
+            f"size in {record.step_count} steps and the loss stays at {state.end:.4g} (it began at {state.start:.4g}); "
+            f"{cure}",
             severity="error", step=cut.step, location=cut.place or optimizer.location,
             evidence={"clipped": cut.share, "limit": cut.limit, "path": path, "start": state.start, "end": state.end,
                       **({"ratio": cut.ratio} if math.isfinite(cut.ratio) else {})},

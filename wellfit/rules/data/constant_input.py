@@ -24,7 +24,8 @@ class ConstantInput(Rule):
         The model's floating-point inputs, in at least `batches` sampled steps. First, batches of `rows` samples or
         more, all features of which are the same in all samples (`constant` of them), while the loss stays above
         `unlearned` of the loss of guessing. Second, batches whose mean, rms and largest number never change, from a
-        DataLoader that does not shuffle and is begun anew in each step: `next(iter(loader))` inside the loop.
+        DataLoader that does not shuffle and is begun anew again and again: `next(iter(loader))` inside the loop. How
+        often is known to within a factor of 2 only; twice the number known must be `begun` of that of the steps.
 
     Why it hurts
         If the input does not differ between samples, no model can tell them apart: it learns the mean answer. A loader
@@ -69,7 +70,7 @@ class ConstantInput(Rule):
     rows: int = 8  # samples in a batch
     constant: float = 0.999  # share of features that are the same in all samples of a batch; digits reach 0.4
     unlearned: float = 0.9  # share of the lower one of first loss and loss of guessing that is left
-    begun: float = 0.8  # times that the loader was begun, for each step; written are 1 to 5 and the doublings of that
+    begun: float = 0.8  # twice the times that the loader was known to be begun, for each step; 5, 10, 20 ... are known
 
     @staticmethod
     def sick() -> None:
@@ -164,9 +165,9 @@ class ConstantInput(Rule):
             line = _restart(loader)
             if line is not None and loader.location is not None:
                 return self.finding(
-                    f"each of {record.step_count} steps begins its DataLoader anew, which does not shuffle, so all of "
-                    f"them train on its first {loader.batch_size} samples and the rest is never seen; loop over the "
-                    "loader, or make the iterator once outside the loop",
+                    f"the DataLoader, which does not shuffle, was begun anew at least {count} times in "
+                    f"{record.step_count} steps, so the model is given its first {loader.batch_size} samples again and "
+                    "again and never sees the rest; loop over the loader, or make the iterator once outside the loop",
                     severity="error", step=int(first.step[0]), layer=root,
                     location=Location(loader.location.file, line),
                     evidence={"steps": record.step_count, "begun_at_least": count, "batch": loader.batch_size or 0},

@@ -39,7 +39,8 @@ class TargetLeak(Rule):
         tokens is what the model is given at `same` of the positions in each batch: at its only input of tokens, or at
         the last one of an encoder and decoder. A column is an error (a note where several losses are trained, or the
         program makes its data of random numbers); tokens are one once less than `copied` of the loss at the start, or
-        of guessing, is left, and a note before.
+        of guessing, is left, and a note before; of tokens nothing is said unless the file that was started defines a
+        forward of its own, so that what the model does with them can be read.
 
     Why it hurts
         Copying is learned in a few steps and scores perfectly, in validation too if it is made alike. Where the answer

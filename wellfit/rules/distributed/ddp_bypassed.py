@@ -16,9 +16,9 @@ class DdpBypassed(Rule):
     """Processes that began with the same weights step on gradients of their own.
 
     What it checks
-    The processes of one run (world size above 1) hold the same model with the same initial weights, and the gradients
-    at the optimizer's step differ between ranks, at `steps` steps or more that both measured. An all-reduce leaves the
-    same numbers in every rank, to the last bit.
+    The processes of one run (world size above 1) hold the same model with the same initial weights, and more than half
+    of the gradients at the optimizer's step differ between two ranks: each at `steps` steps or more, and at more than
+    half of those that both measured. An all-reduce leaves the same numbers in every rank, to the last bit.
 
     Why it hurts
     Each process trains a model of its own on a part of the data; the other processes' work is lost, and what is saved

@@ -15,8 +15,9 @@ class RanksDiverge(Rule):
     """Processes that began with the same weights have other ones now, though their gradients are averaged.
 
     What it checks
-    The weights that two ranks measured in full at the same steps, at `steps` steps or more. Copies that began alike and
-    are given the same gradient stay alike to the last bit.
+    The weights that two ranks measured in full at the same steps: whether one of them differs at `steps` of these or
+    more, and at more than half of them. Copies that began alike and are given the same gradient stay alike to the last
+    bit.
 
     Why it hurts
     The averaged gradient belongs to none of the copies any more, and rank 0 saves a model that the others did not
