@@ -107,6 +107,9 @@ class Record:
     @property
     def layers(self) -> dict[str, Layer]:
         """By name, in order of first call; layers that were never called come last."""
+        return self.once("layers", self._sorted_layers)
+
+    def _sorted_layers(self) -> dict[str, Layer]:
         layers = sorted(self._declared.layers.values(), key=lambda layer: (layer.order < 0, layer.order))
         return {layer.name: layer for layer in layers}
 

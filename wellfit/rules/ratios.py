@@ -45,7 +45,7 @@ class Ratios:
 
 def weights(record: Record) -> list[Parameter]:
     """The trained weights that ratios are computed for, in the order in which they were first updated."""
-    layers = record.layers  # sorted on each access
+    layers = record.layers
     found = []
     for name in record.subjects("update"):
         parameter = record.parameters.get(name)
