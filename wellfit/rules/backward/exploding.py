@@ -186,12 +186,12 @@ def _backward_ratio(record: Record, chain: Sequence[Layer]) -> float:
 
 def gradient_norm(record: Record) -> tuple[Steps, Floats]:
     """Steps and the norm of the whole gradient at each; NaN or infinite where a part of it was."""
-    squares: dict[int, float] = {}
-    for name in record.subjects("gradient"):
-        series = record.series("gradient", name)
-        parameter = record.parameters.get(name)
+    parts = [record.series("gradient", name) for name in record.subjects("gradient")]
+    steps = np.unique(np.concatenate([np.empty(0, np.int64), *(series.step for series in parts)]))
+    squares = np.zeros(len(steps))
+    for series in parts:
+        parameter = record.parameters.get(series.subject)
         size = parameter.size if parameter is not None else 1
-        for step, rms in zip(series.step.tolist(), series.rms.tolist(), strict=True):
-            squares[step] = squares.get(step, 0.0) + size * rms * rms
-    steps = np.array(sorted(squares), np.int64)
-    return steps, np.sqrt(np.array([squares[step] for step in steps.tolist()], np.float64))
+        with np.errstate(over="ignore"):
+            np.add.at(squares, np.searchsorted(steps, series.step), size * series.rms * series.rms)
+    return steps, np.sqrt(squares)
