@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import ClassVar
 
 from wellfit.condition import condition, training_loss
@@ -200,8 +201,12 @@ def _is_never_reset(cut: Cut) -> bool:
     source = source_of(cut.location.file) if cut.location is not None else None
     if source is None or cut.location is None:
         return False
-    names = _kept_in(source, cut.location.line)
-    return any(_is_given_on(source, name) and not _is_reset(source, name) for name in names)
+    return _keeps_for_ever(source, cut.location.line)
+
+
+@lru_cache(maxsize=64)
+def _keeps_for_ever(source: Source, line: int) -> bool:
+    return any(_is_given_on(source, name) and not _is_reset(source, name) for name in _kept_in(source, line))
 
 
 def _kept_in(source: Source, line: int) -> set[str]:

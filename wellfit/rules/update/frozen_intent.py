@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import ClassVar
 
 from wellfit.condition import condition
@@ -144,12 +145,10 @@ class FrozenIntent(Rule):
                 known = [record.parameters[name] for name in names]
                 held = wanted or all(one.optimizer is not None for one in known)
                 if known and held and all(one.requires_grad != wanted for one in known) and _runs(source, node):
-                    return self._told(record, source, node, misspelt, wanted, known)
+                    return self._told(source, node, misspelt, wanted, known)
         return None
 
-    def _told(
-        self, record: Record, source: Source, node: ast.Assign, misspelt: bool, wanted: bool, known: list[Parameter]
-    ) -> Finding:
+    def _told(self, source: Source, node: ast.Assign, misspelt: bool, wanted: bool, known: list[Parameter]) -> Finding:
         text = source.line(node.lineno).split("#")[0].strip()
         why = (
             "torch knows no attribute of that name"
@@ -206,13 +205,15 @@ def _was_trained(record: Record, weight: Parameter) -> bool:
     return len(record.series("gradient", weight.name)) > 0 or any(weight.name in g.parameters() for g in record.graphs)
 
 
-def _settings(source: Source) -> Iterator[tuple[bool, ast.Assign, bool]]:
+@lru_cache(maxsize=16)
+def _settings(source: Source) -> tuple[tuple[bool, ast.Assign, bool], ...]:
     """(misspelt, assignment, value) of each line that sets `requires_grad`, or what was meant to be it."""
-    for name in ("requires_grad", *_MISSPELT):
-        for node in source.assignments(name):
-            value = getattr(node.value, "value", None)
-            if isinstance(value, bool):
-                yield name != "requires_grad", node, value
+    return tuple(
+        (name != "requires_grad", node, value)
+        for name in ("requires_grad", *_MISSPELT)
+        for node in source.assignments(name)
+        if isinstance(value := getattr(node.value, "value", None), bool)
+    )
 
 
 def _module(source: Source, node: ast.Assign, misspelt: bool) -> list[str] | None:
@@ -275,6 +276,7 @@ def _root(record: Record, parameter: Parameter) -> str | None:
     return layer.root if layer is not None else None
 
 
+@lru_cache(maxsize=64)
 def _runs(source: Source, node: ast.stmt) -> bool:
     """Whether a line is surely run: under no condition, and in no function but one that is called or makes a module."""
     line = node.lineno
