@@ -181,18 +181,19 @@ class WrongObject(Rule):
         steps = sorted({event["step"] for event in events})
         if not weights or len(steps) < self.looks or steps[0] < self.moved:
             return
-        others = [p for p in record.parameters.values() if p.optimizer is None and p not in trained]
-        copies = [next((o for o in others if _same(o, weight)), None) for weight in weights]
-        found = [copy for copy in copies if copy is not None]
-        if len(found) < len(weights) or _KEPT.search(events[0]["root"]) or _changed_later(record, events[0]["root"]):
+        root, learning = events[0]["root"], {parameter.name for parameter in trained}
+        others = [p for p in record.parameters.values() if p.optimizer is None and p.name not in learning]
+        begun = {(other.shape, other.initial) for other in others}  # equal numbers when they were first seen
+        copied = all((weight.shape, weight.initial) in begun for weight in weights)
+        if not copied or _KEPT.search(root) or _changed_later(record, root):
             return
         yield self.finding(
-            f"`{events[0]['root']}`, a copy of the model, is evaluated, and after {steps[0]} steps still has the "
+            f"`{root}`, a copy of the model, is evaluated, and after {steps[0]} steps still has the "
             "weights that the model began with, so what is measured is not what was trained; update it after each step "
             "of the optimizer, or evaluate the model itself",
-            severity="error", step=steps[0], layer=events[0]["root"],
+            severity="error", step=steps[0], layer=root,
             location=location_of(events[0]) or first_backward(record),
-            evidence={"weights": len(weights), "same": len(found), "evaluations": len(steps)},
+            evidence={"weights": len(weights), "same": len(weights), "evaluations": len(steps)},
             sure=record.finished,
         )  # fmt: skip
 
@@ -210,8 +211,3 @@ def _changed_later(record: Record, root: str) -> bool:
         return False
     with np.errstate(all="ignore"):
         return not any(float(np.ptp(curve)) <= 1e-5 * abs(float(curve[0])) for curve in curves)
-
-
-def _same(one: Parameter, other: Parameter) -> bool:
-    """Whether two parameters had the very same numbers when they were first seen."""
-    return one.shape == other.shape and one.initial == other.initial
