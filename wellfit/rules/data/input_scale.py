@@ -162,7 +162,7 @@ class InputScale(Rule):
         tiny = 0 < rms < self.rms_low and amax < 10 * self.rms_low
         if not tiny and not (rms > self.rms_high and poor):
             return
-        where = _scaling_line(record, layer) or input_origin(record, root)[0] or layer.location
+        where = _scaling_line(layer) or input_origin(record, root)[0] or layer.location
         yield self.finding(
             f"`{layer.name}`, the first layer with weights, is given numbers with an rms of {rms:.2g} (largest "
             f"{amax:.2g}), the model itself such with one of {input_rms:.2g}{' (scaled twice?)' if tiny else ''}, so "
@@ -212,7 +212,7 @@ class InputScale(Rule):
         return bool(output.rms[0] < self.inside * expected)
 
 
-def _scaling_line(record: Record, layer: Layer) -> Location | None:
+def _scaling_line(layer: Layer) -> Location | None:
     """Where the function that calls the first layer divides or multiplies by a number, before that."""
     name = layer.name.rpartition(".")[2]
     source = source_of(layer.location.file) if layer.location is not None else None

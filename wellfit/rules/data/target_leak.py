@@ -146,7 +146,7 @@ class TargetLeak(Rule):
             return None
         column, columns = int(series["column"][-1]), int(series["columns"][-1])
         root = _first_root(record)
-        made_up = _made_up(record, root, loss)
+        made_up = _made_up(root, loss)
         shape = record.layers[root].input_shape or () if root in record.layers else ()
         place = f"feature {column} of its input" if len(shape) < 3 else "the last step of its input"
         return self.finding(
@@ -233,7 +233,7 @@ def _cuts_inside(source: Source) -> bool:
 _Steps = list[tuple[int, ast.expr]]
 
 
-def _ways(record: Record, root: str, loss: Loss) -> tuple[_Steps, _Steps]:
+def _ways(root: str, loss: Loss) -> tuple[_Steps, _Steps]:
     """The way back from the model's input, and from the target: the line and value of each assignment."""
     source = source_of(loss.location.file) if loss.location is not None else None
     if source is None or loss.location is None:
@@ -262,7 +262,7 @@ def _taken_from(value: ast.expr) -> set[str]:
 
 def _where(record: Record, root: str, loss: Loss, tokens: bool = False) -> Location | None:
     """The line that takes the input (the target, of tokens) from what both are made of, else that makes it."""
-    given, wanted = _ways(record, root, loss)
+    given, wanted = _ways(root, loss)
     line = _parting(wanted, given) if tokens else _parting(given, wanted)
     if line is not None and loss.location is not None:
         return Location(loss.location.file, line)
@@ -270,11 +270,11 @@ def _where(record: Record, root: str, loss: Loss, tokens: bool = False) -> Locat
     return made or target_origin(record, loss.location)[0] or loss.location
 
 
-def _made_up(record: Record, root: str, loss: Loss) -> bool:
+def _made_up(root: str, loss: Loss) -> bool:
     """Whether the target is a column of an array of random numbers that the program makes: shown, not trained for."""
     source = source_of(loss.location.file) if loss.location is not None else None
     if source is None:
         return False
-    _, wanted = _ways(record, root, loss)
+    _, wanted = _ways(root, loss)
     made = [value for _, target in wanted for base in _taken_from(target) for _, value in source.made(base)]
     return any(isinstance(value, ast.Call) and called(value) in _RANDOM for value in made)

@@ -120,7 +120,7 @@ class LossHeadMismatch(Rule):
         graphs = wiring.early_graphs(record)
         for loss in record.losses.values():
             if loss.training:
-                single = self._single_output(record, loss, graphs)
+                single = self._single_output(loss, graphs)
                 if single is not None:
                     yield single
         for graph in graphs:
@@ -211,7 +211,7 @@ class LossHeadMismatch(Rule):
 
     # One unit ------------------------------------------------------------------------------------------------------
 
-    def _single_output(self, record: Record, loss: Loss, graphs: list[Graph]) -> Finding | None:
+    def _single_output(self, loss: Loss, graphs: list[Graph]) -> Finding | None:
         """A cross-entropy that has just one class to choose from, or takes the batch for the classes."""
         shape, target = loss.prediction_shape, loss.target_shape
         if loss.function != "cross_entropy" or not shape:

@@ -132,7 +132,7 @@ class OptimizerReborn(Rule):
                 continue
             length = float(np.median(lengths[:-1]))
             short = length <= self.memory
-            if not short and not _learns_on(record, group):
+            if not short and not _learns_on(record):
                 continue
             yield self._told_anew(record, group[0], len(lengths), length, short)
 
@@ -275,7 +275,7 @@ def _model_made_anew(record: Record, optimizer: Optimizer) -> bool:
     return top < 0 or numbers != list(range(top + 1))
 
 
-def _learns_on(record: Record, group: list[Optimizer]) -> bool:
+def _learns_on(record: Record) -> bool:
     """Whether the loss goes on where it was when the optimizer is made anew, clearly below its start: the model is the
     one that it was."""
     curve = record.loss()
