@@ -147,8 +147,8 @@ class LabelRange(Rule):
             where = _division(where, makers) or where or loss.location
             return self.finding(
                 f"all {seen:.0f} labels seen are {low:.0f}, though the model has {count} outputs: there is nothing to "
-                "tell "
-                "apart, so the loss falls to 0 and nothing is learned; look for a cast or division that collapses them",
+                "tell apart, so the loss falls to 0 and nothing is learned; look for a cast or division that collapses "
+                "them",
                 severity="error", step=int(target.step[-1]), location=where,
                 evidence={"labels": int(seen), "classes": count, "label": low, "label_count": self.label_count},
             )  # fmt: skip
@@ -158,10 +158,9 @@ class LabelRange(Rule):
             return None  # id 0 is padding, a separator or the beginning of a sentence
         reserved = count > self.most_classes or any(layer.kind == "embedding" for layer in record.layers.values())
         return self.finding(
-            f"class 0 never occurs in {seen:.0f} labels, which go from 1 to {high:.0f}, while the model has "
-            f"{count} outputs: "
-            "the labels seem to count from 1, so one output is wasted and predictions are shifted by one; count them "
-            f"from 0 and give the model {count - 1} outputs",
+            f"class 0 never occurs in {seen:.0f} labels, which go from 1 to {high:.0f}, while the model has {count} "
+            "outputs: the labels seem to count from 1, so one output is wasted and predictions are shifted by one; "
+            f"count them from 0 and give the model {count - 1} outputs",
             severity="note" if reserved else "error", step=int(target.step[-1]), location=where or loss.location,
             evidence={"lowest": low, "highest": high, "classes": count, "labels": int(seen),
                       "per_class": self.per_class},
@@ -186,8 +185,7 @@ class LabelRange(Rule):
         classes = "labels of several classes need cross_entropy and one output each; " if high >= 2 else ""
         return self.finding(
             f"{loss.function} is given targets from {low:.3g} to {high:.3g}, but takes probabilities from 0 to 1: "
-            "beyond "
-            f"them the loss falls without end; {classes}bring the targets into [0, 1]",
+            f"beyond them the loss falls without end; {classes}bring the targets into [0, 1]",
             severity="error", step=int(target.step[0]), location=where or loss.location,
             evidence={"lowest": low, "highest": high},
         )  # fmt: skip
@@ -203,10 +201,9 @@ class LabelRange(Rule):
         poor = fits_poorly(condition(record), self.unlearned)
         where, _ = target_origin(record, loss.location)
         return self.finding(
-            f"the targets of {loss.function} have an rms of {rms:.3g}, the model's first outputs one of "
-            f"{first:.3g}: losses "
-            "and gradients are huge, or the output takes for ever to get there; standardise the targets and scale "
-            "predictions back",
+            f"the targets of {loss.function} have an rms of {rms:.3g}, the model's first outputs one of {first:.3g}: "
+            "losses and gradients are huge, or the output takes for ever to get there; standardise the targets and "
+            "scale predictions back",
             severity="error" if poor else "note", step=int(target.step[0]), location=where or loss.location,
             evidence={"target_rms": rms, "output_rms": first, "times_output": self.times_output},
             sure=settled(record, self.steps),

@@ -151,10 +151,8 @@ class InitGain(Rule):
         certain = poor or len(large) >= 2 or head is not None
         return self.finding(
             f"the weights of `{worst.layer.name}` begin too large: rms {worst.parameter.initial.rms:.3g} with a "
-            "fan-in of "
-            f"{worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers "
-            "are so), "
-            "so activations saturate or explode before the first step; use Xavier or Kaiming initialisation",
+            f"fan-in of {worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(large)} of {layers} layers "
+            "are so), so activations saturate or explode before the first step; use Xavier or Kaiming initialisation",
             severity="error" if certain else "note", step=0, layer=worst.layer.name,
             location=self._where(record, worst),
             evidence={"gain": worst.gain, "output_rms": self._output(record, worst.layer), "gain_high": self.gain_high,
@@ -166,10 +164,8 @@ class InitGain(Rule):
         worst = min(small, key=lambda weight: weight.gain)
         return self.finding(
             f"the weights of `{worst.layer.name}` begin too small: rms {worst.parameter.initial.rms:.3g} with a "
-            "fan-in of "
-            f"{worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers "
-            "are so), "
-            "so signals and gradients fade on their way; use Xavier or Kaiming initialisation",
+            f"fan-in of {worst.fan_in:g} multiplies its input by {worst.gain:.3g} ({len(small)} of {layers} layers "
+            "are so), so signals and gradients fade on their way; use Xavier or Kaiming initialisation",
             severity="error" if poor else "note", step=0, layer=worst.layer.name, location=self._where(record, worst),
             evidence={"gain": worst.gain, "gain_low": self.gain_low, "layers": len(small)},
             sure=settled(record, self.steps),
@@ -189,9 +185,8 @@ class InitGain(Rule):
                 continue
             return self.finding(
                 f"the biases of `{layer.name}` begin at {-bias.initial.rms:.3g}, below what its weights can make up "
-                "for "
-                f"(std {std:.3g}): {100 * off:.0f} % of its ReLU outputs are 0 before the first step, so it gets no "
-                "gradient; begin biases at 0",
+                f"for (std {std:.3g}): {100 * off:.0f} % of its ReLU outputs are 0 before the first step, so it gets "
+                "no gradient; begin biases at 0",
                 severity="error", step=0, layer=layer.name,
                 location=init_call(record, _CONSTANTS, "bias") or layer.location,
                 evidence={"bias_rms": bias.initial.rms, "weighted_std": std, "off": off, "off_share": self.off_share},
