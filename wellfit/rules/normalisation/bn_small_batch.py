@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from wellfit.condition import Condition, condition
-from wellfit.finding import Finding, Fix
+from wellfit.finding import Finding, Fix, Severity
 from wellfit.record import Layer, Record
 from wellfit.rule import Rule
 from wellfit.rules.batch_norms import batch_norms, evaluation_over_training
@@ -150,7 +150,7 @@ class BnSmallBatch(Rule):
         total: int,
         state: Condition,
         ratio: float,
-        severity: str,
+        severity: Severity,
     ) -> Finding:
         pair = size <= self.pair
         what = "of each channel only which one is larger is left" if pair else "its mean and variance are mostly noise"
@@ -167,6 +167,6 @@ class BnSmallBatch(Rule):
             f"{what}, and evaluation computes another function than training"
             + (", so little is learned" if ill else ", though the loss falls")
             + "; make the batches larger, or take GroupNorm or LayerNorm",
-            severity="error" if ill else "note", layer=layer.name, location=layer.location, step=0,
+            severity=severity, layer=layer.name, location=layer.location, step=0,
             evidence=evidence, sure=record.finished,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from wellfit.condition import Condition, condition, loss_scale, rise
-from wellfit.finding import Finding, Fix, Location
+from wellfit.finding import Finding, Fix, Location, Severity
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.layering import first_backward
@@ -248,7 +248,7 @@ class LrHigh(Rule):
         what: str,
         step: int,
         ratio: float,
-        severity: str,
+        severity: Severity,
     ) -> Finding:
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(lr.at([step])[0]) if len(lr) else float("nan")
@@ -262,7 +262,7 @@ class LrHigh(Rule):
         return self.finding(
             f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % "
             f"of {whose} own size, {job}; divide it by 10, or warm it up",
-            severity="error" if severity == "error" else "note", step=step,
+            severity=severity, step=step,
             location=optimizer.location if optimizer else None,
             evidence={"u": ratio, "lr": rate, "high": self.high, "first_jump": self.first_jump,
                       "verdict": state.verdict},

@@ -6,12 +6,12 @@ import ast
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from wellfit.condition import Condition, condition
-from wellfit.finding import Finding, Fix, Location
+from wellfit.finding import Finding, Fix, Location, Severity
 from wellfit.record import Optimizer, Record, Scheduler
 from wellfit.record.curves import Floats, Steps
 from wellfit.rule import Family, Rule
@@ -24,6 +24,8 @@ _AT_ONCE = ("OneCycleLR", "CosineAnnealingLR", "ExponentialLR", "LinearLR", "Pol
             "CosineAnnealingWarmRestarts")  # fmt: skip
 
 _BEGIN_LOW = ("OneCycleLR", "LinearLR", "CyclicLR")
+
+_Judged = tuple[str, str, Severity | Literal["if poor"]]  # what is wrong, cure, severity
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class SchedulerOrder(Rule):
 
     def _judged(
         self, record: Record, scheduler: Scheduler, optimizer: Optimizer, course: Course, state: Condition
-    ) -> tuple[str, str, str] | None:
+    ) -> _Judged | None:
         """(what is wrong, cure, severity) of what the learning rate shows."""
         rate, count = course.rate, len(course.rate)
         moving = np.flatnonzero(rate > 0)
@@ -182,7 +184,7 @@ class SchedulerOrder(Rule):
             )  # fmt: skip
         return self._counted(scheduler, course) or self._before(scheduler, optimizer, course)
 
-    def _counted(self, scheduler: Scheduler, course: Course) -> tuple[str, str, str] | None:
+    def _counted(self, scheduler: Scheduler, course: Course) -> _Judged | None:
         """What its count of steps tells, against what it was planned for."""
         planned = scheduler.settings.get(_PLANNED.get(scheduler.class_name, ""))
         count = len(course.rate)
@@ -202,7 +204,7 @@ class SchedulerOrder(Rule):
             )  # fmt: skip
         return None
 
-    def _before(self, scheduler: Scheduler, optimizer: Optimizer, course: Course) -> tuple[str, str, str] | None:
+    def _before(self, scheduler: Scheduler, optimizer: Optimizer, course: Course) -> _Judged | None:
         """The first rate of the schedule is left out: its first step came before the optimizer's."""
         begun = optimizer.groups[0].get("initial_lr") if optimizer.groups else None
         gamma, planned = scheduler.settings.get("gamma"), scheduler.settings.get("T_max")
@@ -224,7 +226,7 @@ class SchedulerOrder(Rule):
 
     def _never(
         self, record: Record, scheduler: Scheduler, course: Course, source: Source | None, names: set[str]
-    ) -> tuple[str, str, str] | None:
+    ) -> _Judged | None:
         """Nothing in the file steps it, and it is not handed on to what might."""
         if source is None or not names or scheduler.class_name not in _AT_ONCE or course.changes:
             return None
@@ -242,10 +244,10 @@ class SchedulerOrder(Rule):
 
     def _told(
         self, record: Record, scheduler: Scheduler, course: Course, where: Location | None, what: str, cure: str,
-        severity: str,
+        severity: Severity,
     ) -> Finding:  # fmt: skip
         return self.finding(
-            f"{what}; {cure}", severity="error" if severity == "error" else "note", step=int(course.step[0]),
+            f"{what}; {cure}", severity=severity, step=int(course.step[0]),
             location=where,
             evidence={
                 "scheduler": scheduler.class_name, "changes": course.changes, "steps": len(course.rate),
