@@ -193,15 +193,10 @@ class ValTooGood(Rule):
 @lru_cache(maxsize=16)
 def _hints_at_more(source: Source) -> bool:
     """Whether the names in a program hint at harder training, or it has data or models in other files."""
-    try:
-        nodes = list(ast.walk(ast.parse("\n".join(source.lines))))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return True
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    names |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    packages = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    packages |= {(node.module or ".").partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    names = {node.id for node in source.nodes(ast.Name)} | {node.attr for node in source.nodes(ast.Attribute)}
+    names |= {node.name for node in source.nodes(ast.FunctionDef)} | {node.name for node in source.nodes(ast.ClassDef)}
+    packages = {alias.name.partition(".")[0] for node in source.nodes(ast.Import) for alias in node.names}
+    packages |= {(node.module or ".").partition(".")[0] for node in source.nodes(ast.ImportFrom)}
     return any(_HARDER.search(name) for name in names) or not packages <= _PLAIN
 
 
