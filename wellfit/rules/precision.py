@@ -9,8 +9,8 @@ from wellfit.record import Record
 from wellfit.source import called, main_source
 
 HALF_STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # half the distance to the next number, relative
-LARGEST = {"bfloat16": 3.3895e38, "float16": 65504.0}
-SMALLEST = {"bfloat16": 9.2e-41, "float16": 2.0**-24}  # above 0, denormal; half of it is rounded to 0
+LARGEST_FLOAT16 = 65504.0
+SMALLEST_FLOAT16 = 2.0**-24  # above 0, denormal; half of it is rounded to 0
 
 _METHODS = {"bfloat16": ("bfloat16",), "float16": ("half",)}
 _TAKES_DTYPE = ("to", "type", "set_default_dtype")

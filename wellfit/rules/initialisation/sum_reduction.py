@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -154,7 +153,7 @@ class SumReduction(Rule):
             shape = shape[:1] + shape[2:]  # targets are probabilities, and one number stands for all classes
         if not 0.5 < scale < 2 or not shape:
             return None
-        return prod(shape), loss.location, f'{loss.function} with reduction="sum"'
+        return math.prod(shape), loss.location, f'{loss.function} with reduction="sum"'
 
     def _own(self, record: Record) -> tuple[int, Location | None, str] | None:
         """The same of a loss of the program's own: the last operation before backward is a sum of a whole tensor."""
@@ -164,7 +163,7 @@ class SumReduction(Rule):
         node = graphs[0].loss if len(graphs) == 1 else None
         if node is None or node.function != "sum" or not node.op.startswith("Sum") or not node.shapes:
             return None
-        return prod(node.shapes[0]), node.location or first_backward(record), ".sum()"
+        return math.prod(node.shapes[0]), node.location or first_backward(record), ".sum()"
 
     def _long_steps(self, record: Record, state: Condition) -> bool:
         """Whether steps are as long as a learning rate makes them that is far too high."""

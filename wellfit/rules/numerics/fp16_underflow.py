@@ -13,9 +13,7 @@ from wellfit.record import Layer, Optimizer, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.layering import first_backward
-from wellfit.rules.precision import SMALLEST, cast_place
-
-_SMALLEST = SMALLEST["float16"]
+from wellfit.rules.precision import SMALLEST_FLOAT16, cast_place
 
 
 class Fp16Underflow(Rule):
@@ -137,7 +135,7 @@ class Fp16Underflow(Rule):
             step=int(record.series("activation_gradient", first.name).step[self.samples - 1]),
             layer=first.name,
             location=first_backward(record) or first.location,
-            evidence={"rms": rms, "layers": len(faint), "of": seen, "smallest": _SMALLEST, "start": state.start,
+            evidence={"rms": rms, "layers": len(faint), "of": seen, "smallest": SMALLEST_FLOAT16, "start": state.start,
                       "end": state.end},
             sure=record.finished or (state.verdict == "flat" and state.steps >= self.flat_steps),
         )  # fmt: skip
@@ -156,7 +154,7 @@ class Fp16Underflow(Rule):
             if len(not_zero) >= self.samples:
                 known.append((layer, float(np.median(not_zero))))
         known.sort(key=lambda pair: pair[0].order)
-        limit = self.quanta * _SMALLEST
+        limit = self.quanta * SMALLEST_FLOAT16
         last = max((place for place, (_, rms) in enumerate(known) if 0 < rms < limit), default=-1)
         faint = [pair for place, pair in enumerate(known) if pair[1] < limit and (pair[1] > 0 or place < last)]
         return [layer for layer, _ in faint], len(known), [rms for _, rms in faint]
@@ -169,7 +167,7 @@ class Fp16Underflow(Rule):
             return None
         optimizer = record.optimizers.get(parameter.optimizer)
         eps = _eps(optimizer) if optimizer is not None else None
-        if optimizer is None or eps is None or not 0 <= eps < _SMALLEST / 2:
+        if optimizer is None or eps is None or not 0 <= eps < SMALLEST_FLOAT16 / 2:
             return None
         return self.finding(
             f"{optimizer.class_name}'s eps of {eps:g} is 0 in float16: `{parameter.name}` became "
@@ -177,7 +175,7 @@ class Fp16Underflow(Rule):
             "0; keep the weights in float32 and compute under torch.autocast with a GradScaler, or use bfloat16",
             severity="error", step=max(0, event["step"] - 1), layer=parameter.layer or parameter.name,
             location=cast_place(record, "float16") or optimizer.location,
-            evidence={"eps": eps, "smallest": _SMALLEST, "parameter": parameter.name},
+            evidence={"eps": eps, "smallest": SMALLEST_FLOAT16, "parameter": parameter.name},
         )  # fmt: skip
 
     def _spoiled(self, record: Record) -> dict[str, Any] | None:

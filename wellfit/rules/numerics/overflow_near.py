@@ -11,7 +11,7 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Layer, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly
-from wellfit.rules.precision import LARGEST
+from wellfit.rules.precision import LARGEST_FLOAT16
 
 
 class OverflowNear(Rule):
@@ -116,7 +116,7 @@ class OverflowNear(Rule):
             step=step,
             layer=layer.name,
             location=layer.location,
-            evidence={"largest": largest, "limit": LARGEST["float16"], "samples": seen, "layers": len(near),
+            evidence={"largest": largest, "limit": LARGEST_FLOAT16, "samples": seen, "layers": len(near),
                       "loss": state.verdict, "steps_left_out": skipped},
             sure=record.finished,
         )  # fmt: skip
@@ -127,7 +127,7 @@ class OverflowNear(Rule):
             return None
         series = record.series("activation", layer.name)
         largest = series.amax
-        near = np.isfinite(largest) & (largest > self.of_largest * LARGEST["float16"])
+        near = np.isfinite(largest) & (largest > self.of_largest * LARGEST_FLOAT16)
         if np.count_nonzero(near) < self.samples or len(np.unique(largest[near])) == 1:
             return None
         return layer, int(series.step[near][0]), float(largest[near].max()), int(np.count_nonzero(near))

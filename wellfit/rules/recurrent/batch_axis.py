@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -219,8 +220,8 @@ class BatchAxis(Rule):
         first, second, *rest = node.shapes[0]
         if min(first, second) < self.shortest or first == second or _target_size(record) not in (first, second):
             return None
-        size, whole = _product(node.shapes[0]), first * _product(tuple(rest))
-        shapes = [shape for user in graph.consumers(node.id) for shape in user.shapes if _product(shape) == size]
+        size, whole = math.prod(node.shapes[0]), first * math.prod(rest)
+        shapes = [shape for user in graph.consumers(node.id) for shape in user.shapes if math.prod(shape) == size]
         for shape in shapes:
             turned = shape[:2] == (second, first)
             flattened = shape == (second, whole) and _target_size(record) == second
@@ -310,13 +311,6 @@ def _is_last(index: ast.expr) -> bool:
 
 def _is_all(index: ast.expr) -> bool:
     return isinstance(index, ast.Slice) and index.lower is None and index.upper is None and index.step is None
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _tuple(shape: tuple[int, ...]) -> str:
