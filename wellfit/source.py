@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from wellfit.finding import Location
 from wellfit.record import Record
@@ -19,31 +19,50 @@ _MOVES = {"to", "cuda", "cpu", "float", "double", "half", "view", "reshape", "un
 Node = TypeVar("Node", bound=ast.expr | ast.stmt)
 
 
+class Made(NamedTuple):
+    """One assignment of a variable.
+
+    Args:
+        line: of the variable.
+        value: that is assigned.
+        place: of the variable in a tuple that the value is taken apart into; None if it is the whole value.
+    """
+
+    line: int
+    value: ast.expr
+    place: int | None
+
+
 class Source:
     """One file of the user's, parsed.
 
     Args:
         file: absolute path.
         text: its contents.
+
+    Attributes:
+        lines: of the text.
+        tree: the parsed text, which nobody may change.
     """
 
     def __init__(self, file: str, text: str) -> None:
         self.file = file
         self.lines = text.splitlines()
-        self._tree = ast.parse(text)
-        self._makers: dict[str, list[tuple[int, ast.expr, int | None]]] = {}
-        for node in ast.walk(self._tree):
+        self.tree = ast.parse(text)
+        self._nodes = tuple(ast.walk(self.tree))
+        self._makers: dict[str, list[Made]] = {}
+        for node in self._nodes:
             for target, value in _bindings(node):
                 self._bind(target, value)
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Name):
-            self._makers.setdefault(target.id, []).append((target.lineno, value, None))
+            self._makers.setdefault(target.id, []).append(Made(target.lineno, value, None))
         elif isinstance(target, (ast.Tuple, ast.List)):
             paired = value.elts if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts) else None
             for place, part in enumerate(target.elts):
                 if isinstance(part, ast.Name):
-                    made = (part.lineno, paired[place], None) if paired else (part.lineno, value, place)
+                    made = Made(part.lineno, paired[place], None) if paired else Made(part.lineno, value, place)
                     self._makers.setdefault(part.id, []).append(made)
                 elif paired is None:
                     self._bind(part, value)
@@ -54,7 +73,7 @@ class Source:
 
     def nodes(self, kind: type[Node], line: int | None = None) -> list[Node]:
         """Nodes of a kind, all or those that a line is a part of."""
-        found = [node for node in ast.walk(self._tree) if isinstance(node, kind)]
+        found = [node for node in self._nodes if isinstance(node, kind)]
         if line is None:
             return found
         return [node for node in found if node.lineno <= line <= (node.end_lineno or node.lineno)]
@@ -62,27 +81,31 @@ class Source:
     def names(self) -> set[str]:
         """All names of variables, arguments and attributes."""
         found = {node.id for node in self.nodes(ast.Name)} | {node.attr for node in self.nodes(ast.Attribute)}
-        return found | {node.arg for node in ast.walk(self._tree) if isinstance(node, ast.arg)}
+        return found | {node.arg for node in self._nodes if isinstance(node, ast.arg)}
 
     def calls(self, names: Iterable[str]) -> Iterator[ast.Call]:
         """Calls of functions or methods of these names, in the order of the file."""
         wanted = set(names)
-        found = [n for n in ast.walk(self._tree) if isinstance(n, ast.Call) and called(n) in wanted]
+        found = [call for call in self.nodes(ast.Call) if called(call) in wanted]
         yield from sorted(found, key=lambda call: (call.lineno, call.col_offset))
 
     def assignments(self, attribute: str) -> Iterator[ast.Assign]:
         """Assignments to an attribute (`p.requires_grad = ...`), in the order of the file."""
         found = [
             node
-            for node in ast.walk(self._tree)
-            if isinstance(node, ast.Assign)
-            and any(isinstance(target, ast.Attribute) and target.attr == attribute for target in node.targets)
+            for node in self.nodes(ast.Assign)
+            if any(isinstance(target, ast.Attribute) and target.attr == attribute for target in node.targets)
         ]
         yield from sorted(found, key=lambda node: node.lineno)
 
-    def made(self, name: str) -> list[tuple[int, ast.expr]]:
-        """Where a variable is assigned at any level of the file: lines and values, in the order of the file."""
-        return sorted(((line, value) for line, value, _ in self._makers.get(name, ())), key=lambda made: made[0])
+    def made(self, name: str) -> list[Made]:
+        """The assignments of a variable at any level of the file, in the order of the file."""
+        return sorted(self._makers.get(name, ()), key=lambda made: made.line)
+
+    def only_call(self, names: Iterable[str]) -> ast.Call | None:
+        """The one call of any function of these names; None if there are more, or none."""
+        found = list(self.calls(names))
+        return found[0] if len(found) == 1 else None
 
     def origin(self, value: ast.expr, position: int | None = None) -> list[tuple[int, ast.expr]]:
         """The assignments that made the array behind an expression, through loops, loaders, slices and moves.
@@ -105,12 +128,15 @@ class Source:
             if name is None or name in seen:
                 break
             seen.add(name)
-            makers = sorted(self._makers.get(name, ()), key=lambda made: made[0])
             # `x = x.to(device)` changes no number: what counts is where x came from before.
-            makers = [made for made in makers if not (_only_moves(made[1]) and _variable(made[1], None) == name)]
+            makers = [
+                made
+                for made in self.made(name)
+                if not (_only_moves(made.value) and _variable(made.value, None) == name)
+            ]
             if not makers:
                 break
-            found.append([(line, made) for line, made, _ in makers])
+            found.append([(made.line, made.value) for made in makers])
             _, value, place = makers[-1]
             position = position if place is None else place
             if not _is_holder(value) and not _only_moves(value):
@@ -219,12 +245,10 @@ def target_origin(record: Record, loss: Location | None) -> tuple[Location | Non
     source = source_of(loss.file) if loss is not None else None
     if source is None or loss is None:
         return None, []
-    calls = (node for node in ast.walk(source._tree) if isinstance(node, ast.Call) and len(node.args) >= 2)
-    for call in calls:
-        if call.lineno <= loss.line <= (call.end_lineno or call.lineno):
-            found = source.origin(call.args[1])
-            if found:
-                return Location(source.file, found[-1][0]), found
+    for call in source.nodes(ast.Call, loss.line):
+        found = source.origin(call.args[1]) if len(call.args) >= 2 else []
+        if found:
+            return Location(source.file, found[-1][0]), found
     return None, []
 
 
@@ -264,7 +288,7 @@ def leaf_made(backward: Location | None) -> Location | None:
         and isinstance(call.func.value, ast.Name)
     }
     lines = [
-        line for name in receivers for line, value in source.made(name) if "requires_grad" in ast.unparse(value)
+        made.line for name in receivers for made in source.made(name) if "requires_grad" in ast.unparse(made.value)
     ]  # fmt: skip
     lines += [
         assigned.lineno

@@ -14,7 +14,7 @@ from typing import Literal
 
 from wellfit.finding import Location
 from wellfit.record import Record, location_of
-from wellfit.source import Source, source_of
+from wellfit.source import Source, called, source_of
 
 Role = Literal["held out", "training"]
 
@@ -102,7 +102,7 @@ class _Program:
         """The first arguments of the calls in a line that may be calls of this model."""
         here = [call for call in self._calls if call.lineno <= line <= (call.end_lineno or call.lineno) and call.args]
         name = root.rpartition(".")[2]
-        exact = [call for call in here if _last_name(call.func) == name]
+        exact = [call for call in here if called(call) == name]
         innermost = [call for call in here if not any(other is not call and other in ast.walk(call) for other in here)]
         return [call.args[0] for call in exact or innermost]
 
@@ -170,7 +170,7 @@ class _Program:
         parameters = _parameters(function)
         place = parameters.index(name.id) - (parameters[0] in ("self", "cls"))
         for call in self._calls:
-            if _last_name(call.func) == function.name:
+            if called(call) == function.name:
                 if len(call.args) > place >= 0:
                     yield call.args[place]
                 yield from (word.value for word in call.keywords if word.arg == name.id)
@@ -224,10 +224,6 @@ def _is_module(value: ast.expr) -> bool:
     return isinstance(value, ast.Name) and value.id in ("torch", "np", "numpy", "F", "data", "nn", "random", "self")
 
 
-def _last_name(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
 def _parameters(function: ast.FunctionDef) -> list[str]:
     given = function.args
     return [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
@@ -241,6 +237,6 @@ def _program(place: Location) -> _Program | None:
 @lru_cache(maxsize=4)
 def _read(source: Source) -> _Program | None:
     try:
-        return _Program(source._tree)
+        return _Program(source.tree)
     except RecursionError:
         return None

@@ -150,5 +150,5 @@ class ClassImbalance(Rule):
 def _made(loss: Loss) -> Location | None:
     """The one line that makes a loss of this kind, which is where weights are given."""
     source = source_of(loss.location.file) if loss.location is not None else None
-    calls = list(source.calls([_CLASSES.get(loss.function, "")])) if source is not None else []
-    return Location(source.file, calls[0].lineno) if source is not None and len(calls) == 1 else None
+    call = source.only_call([_CLASSES.get(loss.function, "")]) if source is not None else None
+    return Location(source.file, call.lineno) if source is not None and call is not None else None

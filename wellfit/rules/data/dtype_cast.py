@@ -241,16 +241,17 @@ def _of_module(call: ast.Call) -> bool:
 
 
 def _made(source: Source, name: str, line: int) -> tuple[int, ast.expr] | None:
-    """The last assignment of a variable above a line, or the one in it; through a split by its position."""
-    for at, value, place in sorted(source._makers.get(name, ()), key=lambda made: -made[0]):
-        if at < line:
-            if isinstance(value, ast.Call) and called(value) == "train_test_split" and place is not None:
-                return (at, value.args[place // 2]) if len(value.args) > place // 2 else None
-            several = isinstance(value, ast.Call) and called(value) in ("zip", "TensorDataset")
-            if several and isinstance(value, ast.Call) and place is not None and len(value.args) > place:
-                return at, value.args[place]
-            return at, value
-    return None
+    """The last assignment of a variable above a line, and its value; through a split by its position."""
+    before = [made for made in source.made(name) if made.line < line]
+    if not before:
+        return None
+    at, value, place = max(before, key=lambda made: made.line)
+    if isinstance(value, ast.Call) and place is not None:
+        if called(value) == "train_test_split":
+            return (at, value.args[place // 2]) if len(value.args) > place // 2 else None
+        if called(value) in ("zip", "TensorDataset") and len(value.args) > place:
+            return at, value.args[place]
+    return at, value
 
 
 def _cast_operand(node: ast.AST) -> ast.expr | None:
@@ -310,6 +311,6 @@ def _scaled(source: Source, call: ast.Call) -> str | None:
         return None
     makers: Sequence[ast.expr] = [call.func.value]
     if isinstance(call.func.value, ast.Name):
-        makers = [value for _, value in source.made(call.func.value.id)]
+        makers = [made.value for made in source.made(call.func.value.id)]
     said = " ".join(ast.unparse(maker) for maker in makers)
     return "standardised" if any(scaler in said for scaler in _SCALERS) else None

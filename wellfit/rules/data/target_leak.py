@@ -276,5 +276,5 @@ def _made_up(root: str, loss: Loss) -> bool:
     if source is None:
         return False
     _, wanted = _ways(root, loss)
-    made = [value for _, target in wanted for base in _taken_from(target) for _, value in source.made(base)]
+    made = [made.value for _, target in wanted for base in _taken_from(target) for made in source.made(base)]
     return any(isinstance(value, ast.Call) and called(value) in _RANDOM for value in made)

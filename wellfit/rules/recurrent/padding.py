@@ -205,11 +205,11 @@ def _one_a_word(loss: Loss, layer: Layer) -> bool:
 def _made(record: Record, loss: Loss) -> Location | None:
     """Where the module of the loss is made, which is to be given `ignore_index`: if the program makes one only."""
     source = main_source(record)
-    made = list(source.calls(["CrossEntropyLoss", "NLLLoss"])) if source is not None else []
-    if source is None or loss.location is None or loss.location.file != source.file or len(made) != 1:
+    made = source.only_call(["CrossEntropyLoss", "NLLLoss"]) if source is not None else None
+    if source is None or made is None or loss.location is None or loss.location.file != source.file:
         return None
     direct = any(call.lineno <= loss.location.line <= (call.end_lineno or 0) for call in source.calls([loss.function]))
-    return None if direct else Location(source.file, made[0].lineno)
+    return None if direct else Location(source.file, made.lineno)
 
 
 def _pads_or_shifts(record: Record) -> bool:
