@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from wellfit.source import called, leaf_made, source_of
 _WRITTEN = {"detach_": ("detach",), "numpy": ("numpy", "array"), "__array__": ("np.", "array"), "data": (".data",)}
 _WEIGHTED = ("linear", "recurrent", "attention")
 _SWITCHES = ("no_grad", "inference_mode", "set_grad_enabled")
-_SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read
 
 
 class Detached(Rule):
@@ -276,12 +274,11 @@ def _own_graphs(record: Record, layers: Sequence[Layer]) -> list[Graph]:
 
 def _nearest_cut(record: Record, unreached: set[str], reached: set[str], own: Sequence[Graph]) -> Cut | None:
     """The call that most likely cut these layers off: the last one that took their result."""
-    lines = _Lines()
     graphs = own if any(graph.cuts for graph in own) else record.graphs
     every = [cut for graph in graphs[:4] for cut in graph.cuts if cut.location]
     # A result of a layer that learns may be detached for other ends: a baseline, an accuracy.
     learning = {each.name for each in record.layers.values() if reached & set(each.parameters)}
-    cuts = [cut for cut in every if lines.say(cut) and cut.layer not in learning]
+    cuts = [cut for cut in every if _is_written(cut) and cut.layer not in learning]
     through = [cut for cut in cuts if cut.function not in ("detach", "detach_")]
     within = [cut for cut in cuts if cut.layer in unreached or _holds_only(record, cut.layer, unreached)]
     found = next((some[-1] for some in (within, through) if some), cuts[0] if cuts else None)
@@ -316,30 +313,13 @@ def _holds_only(record: Record, container: str | None, unreached: set[str]) -> b
     return bool(inside) and all(name in unreached for name in inside)
 
 
-class _Lines:
-    """Lines of the user's source: a call that cuts a graph is written there, what a hook does at that moment is not."""
+def _is_written(cut: Cut) -> bool:
+    """Whether the cut's line names its function: what a hook does at that moment is not written there.
 
-    def __init__(self) -> None:
-        self._files: dict[str, Sequence[str]] = {}
-
-    def say(self, cut: Cut) -> bool:
-        """Whether the cut's line names its function; True where the source cannot be read."""
-        place = cut.location
-        if place is None:
-            return False
-        if place.file not in self._files:
-            self._files[place.file] = _read(place.file)
-        lines = self._files[place.file]
-        if not 1 <= place.line <= len(lines):
-            return True
-        return any(word in lines[place.line - 1] for word in _WRITTEN.get(cut.function, (cut.function,)))
-
-
-def _read(file: str) -> Sequence[str]:
-    path = Path(file)
-    try:
-        if not path.is_file() or path.stat().st_size > _SOURCE_LIMIT:
-            return ()
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, ValueError):
-        return ()
+    True where the source cannot be read.
+    """
+    place = cut.location
+    if place is None:
+        return False
+    line = source.line(place.line) if (source := source_of(place.file)) is not None else ""
+    return not line or any(word in line for word in _WRITTEN.get(cut.function, (cut.function,)))
