@@ -26,6 +26,7 @@ AT_CHANCE = 0.97  # a loss that ends above this share of the chance level has no
 _OF_GAMES = {"env", "environment", "action", "reward", "rew", "advantage", "adv", "return", "ret", "episode", "policy"}
 TELLING_WORDS = 3  # of these in the names of a program that calls log_prob: it plays
 CHANCE_STEPS = 50  # steps after which a loss at the chance level is no longer a run that has just begun
+REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")  # losses of numbers, as torch calls them
 PARTS = 12  # equal parts of a run whose means tell where it rises; a part has at least 10 steps
 
 
@@ -71,6 +72,15 @@ class Condition:
             return False
         no_better = self.steps >= FEWEST_STEPS and self.chance > 0 and self.end >= AT_CHANCE * self.chance
         return self.verdict != "learning" or no_better
+
+    @property
+    def level(self) -> float:
+        """The loss of a model that has learned nothing: that of the start, or of chance where that is lower."""
+        return self.level_from(self.start)
+
+    def level_from(self, first: float) -> float:
+        """The same, of a run whose first loss is told in another way."""
+        return min(first, self.chance) if self.chance > 0 else first
 
 
 def condition(record: Record, site: int | None = None) -> Condition:
@@ -132,16 +142,24 @@ def _without_what_has_just_begun(record: Record, curve: Curve) -> Curve:
     A new model's loss begins anew (boosting, ensembles, folds, a search). Its part counts as soon as it is as long as
     the longest before it.
     """
-    optimizer = record.steps["a"]
-    changes = np.flatnonzero(np.diff(optimizer)) + 1
-    # Each optimizer has one stretch of steps: they follow one another, unlike the two of a GAN.
-    if record.finished or not len(changes) or len(changes) != len(np.unique(optimizer)) - 1:
+    changes = _changes(record)
+    if record.finished or not len(changes):
         return curve
-    lengths = np.diff([0, *changes, len(optimizer)])
+    lengths = np.diff([0, *changes, len(record.steps)])
     if lengths[-1] >= lengths[:-1].max():
         return curve
     done = curve.step < record.steps["step"][changes[-1]]
     return Curve(curve.step[done], curve.value[done])
+
+
+def _changes(record: Record) -> Steps:
+    """The places in `record.steps` at which another optimizer begins, if each has one stretch of steps; else none.
+
+    So they follow one another, unlike the two of a GAN.
+    """
+    optimizer = record.steps["a"]
+    changes = np.flatnonzero(np.diff(optimizer)) + 1
+    return changes if len(changes) == len(np.unique(optimizer)) - 1 else changes[:0]
 
 
 def phases(record: Record, curve: Curve) -> list[Curve]:
@@ -149,10 +167,10 @@ def phases(record: Record, curve: Curve) -> list[Curve]:
 
     A new optimizer for the same parameters begins no phase; nor do optimizers that take turns.
     """
-    optimizer, step = record.steps["a"], record.steps["step"]
-    changes = np.flatnonzero(np.diff(optimizer)) + 1
-    if not len(changes) or len(changes) != len(np.unique(optimizer)) - 1:
+    changes = _changes(record)
+    if not len(changes):
         return [curve]
+    optimizer, step = record.steps["a"], record.steps["step"]
     held = {id: set(one.parameters) for id, one in record.optimizers.items()}
     begins = [
         int(step[place]) for place in changes if held.get(int(optimizer[place])) != held.get(int(optimizer[place - 1]))

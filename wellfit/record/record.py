@@ -121,6 +121,10 @@ class Record:
     def optimizers(self) -> dict[int, Optimizer]:
         return self._declared.optimizers
 
+    def optimizer_of(self, parameter: Parameter) -> Optimizer | None:
+        """The optimizer that holds a parameter; None if none does, or its declaration is lost."""
+        return self.optimizers.get(parameter.optimizer) if parameter.optimizer is not None else None
+
     @property
     def schedulers(self) -> dict[int, Scheduler]:
         return self._declared.schedulers

@@ -69,5 +69,4 @@ def learned_nothing(record: Record, state: Condition) -> bool:
     whole = rise(record.loss())
     if whole is None or state.verdict == "too-short":
         return False
-    level = min(state.chance, whole.first) if state.chance > 0 else whole.first
-    return whole.late >= NEAR_CHANCE * level > 0
+    return whole.late >= NEAR_CHANCE * state.level_from(whole.first) > 0

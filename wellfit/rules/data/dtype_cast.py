@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from wellfit.condition import REGRESSIONS
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Series
 from wellfit.rule import Rule
@@ -30,7 +31,6 @@ _MAKERS = {
 }  # fmt: skip
 _SCALERS = ("StandardScaler", "MinMaxScaler", "RobustScaler", "MaxAbsScaler", "QuantileTransformer", "PowerTransformer")
 _SCALING = {"zscore", "minmax_scale", "standardize", "standardise"}
-_REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _DEPTH = 8  # names followed back
 
 
@@ -145,7 +145,7 @@ class DtypeCast(Rule):
                 yield series, (root.rpartition(".")[2], int(number)), None
         for loss in record.losses.values():
             series = record.series("target", str(loss.id))
-            given = loss.training and loss.function in _REGRESSIONS and loss.location is not None
+            given = loss.training and loss.function in REGRESSIONS and loss.location is not None
             if given and self._is_whole(series):
                 yield series, ("", 1), loss.location
 

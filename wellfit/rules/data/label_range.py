@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from wellfit.condition import condition
+from wellfit.condition import REGRESSIONS, condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loss, Record, Series
 from wellfit.rule import Rule
@@ -17,7 +17,6 @@ from wellfit.rules.fitness import fits_poorly, settled
 from wellfit.source import target_origin
 
 _PROBABILITIES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-_REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
 class LabelRange(Rule):
@@ -126,7 +125,7 @@ class LabelRange(Rule):
                 found = self._classes(record, loss, target)
             elif loss.function in (*_PROBABILITIES, "cross_entropy"):
                 found = self._probabilities(record, loss, target)
-            elif loss.function in _REGRESSIONS:
+            elif loss.function in REGRESSIONS:
                 found = self._scale(record, loss, target)
             else:
                 found = None

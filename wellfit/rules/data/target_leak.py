@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -167,8 +166,7 @@ class TargetLeak(Rule):
         if (argument == 0) != (tokens == 1) or not _plain(record):
             return None
         state = condition(record)
-        level = min(state.start, state.chance) if math.isfinite(state.chance) else state.start
-        learned = state.steps >= self.steps and state.end <= self.copied * level
+        learned = state.steps >= self.steps and state.end <= self.copied * state.level
         given = "its input" if argument == 0 else "the input of its decoder"
         root = _first_root(record)
         where = loss.location if argument else _where(record, root, loss, tokens=True)

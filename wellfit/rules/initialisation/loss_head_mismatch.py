@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from wellfit.condition import condition
+from wellfit.condition import REGRESSIONS, condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Graph, Loss, Node, Record
 from wellfit.rule import Rule
@@ -14,7 +14,6 @@ from wellfit.rules import wiring
 from wellfit.rules.softmax_axis import wrong_axis
 from wellfit.source import applied_at
 
-_REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _SQUASHED = {
     "softmax": "probabilities squashed a second time differ by at most a factor e, so the loss cannot come near 0",
     "sigmoid": "scores held between 0 and 1 differ too little, so the loss cannot come near 0",
@@ -152,7 +151,7 @@ class LossHeadMismatch(Rule):
                 yield from self._scores(record, links[1:], names[1:], f"the {names[0]}")
             elif names and names[0] in ("relu", "tanh"):
                 yield self._mismatch(record, links[0], names[0], loss.function, "it takes probabilities", "use sigmoid")
-        elif loss.function in _REGRESSIONS:
+        elif loss.function in REGRESSIONS:
             yield from self._regression(record, loss, links, names)
 
     def _scores(self, record: Record, links: list[Node], names: list[str | None], before: str) -> Iterator[Finding]:

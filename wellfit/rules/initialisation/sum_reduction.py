@@ -12,6 +12,7 @@ from wellfit.condition import FEWEST_STEPS, Condition, classes, condition, loss_
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.fitness import ends_far_above
 from wellfit.rules.layering import first_backward
 from wellfit.rules.memory import NEAR_CHANCE, learned_nothing
 from wellfit.rules.ratios import update_ratios
@@ -188,9 +189,4 @@ class SumReduction(Rule):
 
     def _breaks(self, record: Record, state: Condition, count: int) -> bool:
         """Whether the run learns nothing or worse; a short one if it ends far above where it began."""
-        if learned_nothing(record, state) or self._guesses(record, count):
-            return True
-        last = record.loss().value[-5:]
-        return (
-            state.verdict == "too-short" and len(last) == 5 and state.start > 0 and bool(np.all(last > 2 * state.start))
-        )
+        return learned_nothing(record, state) or self._guesses(record, count) or ends_far_above(record, state)

@@ -11,6 +11,7 @@ from wellfit.condition import Condition, condition, loss_scale, rise
 from wellfit.finding import Finding, Fix, Location, Severity
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.fitness import ends_far_above
 from wellfit.rules.layering import first_backward
 from wellfit.rules.ratios import Ratios, update_ratios
 
@@ -165,14 +166,7 @@ class LrHigh(Rule):
         whole = rise(record.loss())
         if whole is not None and record.finished and whole.late >= self.near_chance * state.chance > 0:
             return True
-        # All of the last losses, not their median: with one sample a step, two of five are that large by chance.
-        last = record.loss().value[-5:]
-        return (
-            state.verdict == "too-short"
-            and state.steps >= self.steps
-            and state.start > 0
-            and bool(np.all(last > 2 * state.start))
-        )
+        return state.steps >= self.steps and ends_far_above(record, state)
 
     def _first_jump(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
         """A first step that was as long as a weight, after which the loss rose."""
@@ -221,7 +215,7 @@ class LrHigh(Rule):
         if whole is None:
             return False
         begun = float(record.loss().value[0])
-        return whole.late >= self.poor * (min(begun, state.chance) if state.chance > 0 else begun)
+        return whole.late >= self.poor * state.level_from(begun)
 
     def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
         """(backward calls in a step, place) where their losses were not divided by their number."""
@@ -293,6 +287,7 @@ def _main_optimizer(record: Record, ratios: Ratios) -> Optimizer | None:
     """The optimizer that holds the first of the weights, else the first of all."""
     for name in ratios.names:
         parameter = record.parameters.get(name)
-        if parameter is not None and parameter.optimizer in record.optimizers:
-            return record.optimizers[parameter.optimizer]
+        optimizer = record.optimizer_of(parameter) if parameter is not None else None
+        if optimizer is not None:
+            return optimizer
     return next(iter(record.optimizers.values()), None)

@@ -114,7 +114,7 @@ class LrLow(Rule):
         over = ended and record.step_count >= self.fewest_steps and path < self.short_path
         if not stuck and not over:
             return
-        if not stuck and not state.end > self.unlearned * _reference(state):
+        if not stuck and not state.end > self.unlearned * state.level:
             return
         late = _late_share(record.loss().value)
         certain = stuck or state.fall < 0.02 or late >= self.steady
@@ -136,11 +136,6 @@ class LrLow(Rule):
                 "end": state.end, "late_share": late, "steps": record.step_count,
             },
         )  # fmt: skip
-
-
-def _reference(state: Condition) -> float:
-    """The loss of a model that has learned nothing: that of the start, or of chance where this is lower."""
-    return min(state.start, state.chance) if state.chance > 0 else state.start
 
 
 def _late_share(value: Floats) -> float:
