@@ -8,6 +8,7 @@ import numpy as np
 
 from wellfit.condition import loss_scale, training_loss
 from wellfit.record import Layer, Record, Series
+from wellfit.rules.labels import evaluated_alike
 
 
 def batch_norms(record: Record) -> list[tuple[Layer, Series]]:
@@ -32,17 +33,13 @@ def evaluation_over_training(record: Record) -> float:
     scale = loss_scale(record, curve)
     if loss is None or loss.reduction != "mean" or not math.isfinite(scale):
         return math.nan
-    for id in record.evaluated_losses():
-        about = record.losses.get(id)
-        if about is None or (about.function, about.reduction) != (loss.function, loss.reduction):
-            continue
-        passes = record.evaluations(id)
-        quiet = ~record.evaluation_modes(id) & np.isfinite(passes.value)
-        ratios = []
+    ratios = []
+    for other in evaluated_alike(record, loss)[:1]:
+        passes = record.evaluations(other.id)
+        quiet = ~record.evaluation_modes(other.id) & np.isfinite(passes.value)
         for step, value in zip(passes.step[quiet][-3:], passes.value[quiet][-3:], strict=True):
             before = curve.value[(curve.step < step) & np.isfinite(curve.value)]
             near = before[-max(5, len(before) // 10) :] / scale
             if len(near) >= 5 and np.mean(near) > 0:
                 ratios.append(float(value) / float(np.mean(near)))
-        return float(np.median(ratios)) if ratios else math.nan
-    return math.nan
+    return float(np.median(ratios)) if ratios else math.nan

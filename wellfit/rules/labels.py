@@ -53,14 +53,16 @@ def late_loss(record: Record, loss: Loss) -> float:
     return float(np.mean(late)) / training_scale(record) if len(late) else math.nan
 
 
+def evaluated_alike(record: Record, loss: Loss) -> list[Loss]:
+    """The losses of evaluations by the same function, averaged over samples; the one with most passes first."""
+    losses = [record.losses.get(id) for id in record.evaluated_losses()]
+    return [one for one in losses if one is not None and (one.function, one.reduction) == (loss.function, "mean")]
+
+
 def last_evaluation(record: Record, loss: Loss) -> float:
     """The mean loss of the last evaluation by the same function; NaN where there was none."""
-    for id in record.evaluated_losses():
-        about = record.losses.get(id)
-        if about is not None and about.function == loss.function and about.reduction == "mean":
-            curve = record.evaluations(id)
-            return float(curve.value[-1]) if len(curve) else math.nan
-    return math.nan
+    curves = [record.evaluations(other.id) for other in evaluated_alike(record, loss)[:1]]
+    return float(curves[0].value[-1]) if curves and len(curves[0]) else math.nan
 
 
 def worst_loss(record: Record, loss: Loss) -> float:
@@ -87,9 +89,8 @@ def learns_little(record: Record, share: float) -> bool:
     Evaluation shows what a model knows that dropout or noise hides in training.
     """
     state, loss = condition(record), training_loss(record)
-    level = min(state.start, state.chance) if math.isfinite(state.chance) else state.start
     evaluated = last_evaluation(record, loss) if loss is not None else math.nan
-    return not evaluated <= share * level and fits_poorly(state, share)
+    return not evaluated <= share * state.level and fits_poorly(state, share)
 
 
 def training_scale(record: Record) -> float:

@@ -17,7 +17,7 @@ from wellfit.record import Curve, Loss, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.batch_norms import batch_norms
 from wellfit.rules.dropouts import drops
-from wellfit.rules.labels import is_weighted, labelled, training_scale
+from wellfit.rules.labels import evaluated_alike, is_weighted, labelled, training_scale
 from wellfit.rules.roles import named_target
 from wellfit.source import Source, main_source, target_origin
 
@@ -141,20 +141,18 @@ class ValTooGood(Rule):
             if loss.reduction != "mean" or is_weighted(loss) or not math.isfinite(scale):
                 continue
             entropy = float(labels["pool_entropy"][-1])
-            for id in record.evaluated_losses():
-                about = record.losses.get(id)
-                if about is not None and self._comparable(loss, about):
-                    finding = self._judged(record, loss, record.evaluations(id), scale, entropy)
+            for other in evaluated_alike(record, loss):
+                if self._comparable(loss, other):
+                    finding = self._judged(record, loss, record.evaluations(other.id), scale, entropy)
                     if finding is not None:
                         yield finding
                         return
 
     def _comparable(self, loss: Loss, other: Loss) -> bool:
-        """Whether two losses give the same number for samples of the same kind."""
+        """Whether two losses by one function give the same number for samples of the same kind."""
         shape, own = other.prediction_shape or (), loss.prediction_shape or ()
-        same = (loss.function, loss.reduction, loss.attributes) == (other.function, other.reduction, other.attributes)
-        alike = loss.target_dtype == other.target_dtype and own[1:] == shape[1:]
-        return same and alike and len(shape) > 0 and shape[0] >= self.rows
+        same = (loss.attributes, loss.target_dtype, own[1:]) == (other.attributes, other.target_dtype, shape[1:])
+        return same and len(shape) > 0 and shape[0] >= self.rows
 
     def _judged(self, record: Record, loss: Loss, passes: Curve, scale: float, entropy: float) -> Finding | None:
         place = np.flatnonzero((passes.step > 0) & np.isfinite(passes.value))[-self.passes :]
