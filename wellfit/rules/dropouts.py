@@ -10,10 +10,9 @@ import numpy as np
 
 from wellfit.finding import Location
 from wellfit.record import Graph, Layer, Node, Record
-from wellfit.rules.wiring import early_graphs, function_of, is_linear, is_pass
+from wellfit.rules.wiring import early_graphs, function_of, is_dropout, is_linear, is_pass
 from wellfit.source import applied_at, source_of
 
-_FUNCTIONS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 _NEVER_FLAT = ("Tanh", "Sigmoid", "Gelu", "Silu", "Elu", "LeakyRelu", "Mish", "Softplus", "LogSigmoid")
 _MEASURED = 20  # first sampled steps that tell a rate
 _FEWEST = 5
@@ -52,11 +51,6 @@ def drops(record: Record) -> list[Drop]:
                 if known is None or math.isnan(known.rate) or drop.rate > known.rate:
                     called[node.location] = drop
     return [*found, *called.values()]
-
-
-def is_dropout(node: Node) -> bool:
-    """Whether a node of the graph drops values."""
-    return node.function in _FUNCTIONS or node.op.startswith("NativeDropout")
 
 
 def drop_of(record: Record, graph: Graph, node: Node) -> Drop:

@@ -9,10 +9,11 @@ from wellfit.record import Graph, Node, Record
 # Operations that hand the numbers on as they are, in another shape or type.
 _PASSES = (
     "View", "Reshape", "UnsafeView", "Transpose", "Permute", "TBackward", "Unsqueeze", "Squeeze", "Expand", "Slice",
-    "Select", "Clone", "ToCopy", "Alias", "AsStrided", "Contiguous", "NativeDropout", "Movedim", "Unfold",
+    "Select", "Clone", "ToCopy", "Alias", "AsStrided", "Contiguous", "Movedim", "Unfold",
 )  # fmt: skip
 
 _LINEAR = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ThnnConv", "MkldnnConv", "Linear", "Addmv", "Mv")
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm", "RmsNorm", "FusedRmsNorm")
 
 _FUNCTIONS = {
@@ -36,9 +37,14 @@ def is_norm(node: Node) -> bool:
     return node.op.startswith(_NORMS)
 
 
+def is_dropout(node: Node) -> bool:
+    """Whether a node drops values."""
+    return node.function in _DROPOUTS or node.op.startswith("NativeDropout")
+
+
 def is_pass(node: Node) -> bool:
     """Whether a node hands its numbers on unchanged (dropout counts as such)."""
-    return node.op.startswith(_PASSES) or node.function in ("dropout", "dropout1d", "dropout2d", "dropout3d")
+    return node.op.startswith(_PASSES) or is_dropout(node)
 
 
 def weight_of(graph: Graph, node: Node) -> Node | None:

@@ -8,9 +8,9 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Graph, Node, Record
 from wellfit.rule import Rule
-from wellfit.rules.dropouts import Drop, drop_of, drops, is_dropout
+from wellfit.rules.dropouts import Drop, drop_of, drops
 from wellfit.rules.labels import learns_little
-from wellfit.rules.wiring import early_graphs, function_of, is_linear, is_pass, predictions
+from wellfit.rules.wiring import early_graphs, function_of, is_dropout, is_linear, is_pass, predictions
 
 
 class DropoutExtreme(Rule):

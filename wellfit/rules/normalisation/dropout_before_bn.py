@@ -8,9 +8,9 @@ from wellfit.finding import Finding, Fix
 from wellfit.record import Graph, Layer, Node, Record
 from wellfit.rule import Rule
 from wellfit.rules.batch_norms import batch_norms
-from wellfit.rules.dropouts import Drop, drop_of, is_dropout
+from wellfit.rules.dropouts import Drop, drop_of
 from wellfit.rules.labels import learns_little
-from wellfit.rules.wiring import early_graphs, function_of, is_norm, is_pass
+from wellfit.rules.wiring import early_graphs, function_of, is_dropout, is_norm, is_pass
 
 
 class DropoutBeforeBn(Rule):

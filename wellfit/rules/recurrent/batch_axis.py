@@ -10,12 +10,12 @@ from typing import ClassVar
 from wellfit.finding import Finding, Fix
 from wellfit.record import Graph, Layer, Node, Record
 from wellfit.rule import Family, Rule
-from wellfit.rules.wiring import early_graphs
+from wellfit.rules.wiring import early_graphs, is_dropout
 from wellfit.source import source_of
 
 _TAKING_TIME = ("recurrent", "attention")
 _SEQUENCES = ("RNN", "LSTM", "GRU")
-_IN_PLACE = ("NativeDropout", "NativeLayerNorm", "Relu", "Tanh", "LeakyRelu", "Gelu", "Elu", "Silu")
+_IN_PLACE = ("NativeLayerNorm", "Relu", "Tanh", "LeakyRelu", "Gelu", "Elu", "Silu")
 
 
 class BatchAxis(Rule):
@@ -276,7 +276,7 @@ def _below_units(graph: Graph, node: Node) -> Node:
     """The node below those that keep each number in its place: activations, dropout, norms over features."""
     for _ in range(10):
         inputs = [below for below in graph.inputs(node.id) if below.op != "AccumulateGrad"]
-        if len(inputs) != 1 or not (node.op.startswith(_IN_PLACE) or node.function == "dropout"):
+        if len(inputs) != 1 or not (node.op.startswith(_IN_PLACE) or is_dropout(node)):
             break
         node = inputs[0]
     return node
