@@ -126,7 +126,7 @@ class RanksDiverge(Rule):
             if not differ:
                 continue
             known = first.parameters[differ[0].name]
-            optimizer = first.optimizers.get(known.optimizer) if known.optimizer is not None else None
+            optimizer = first.optimizer_of(known)
             gap = max(float(one.gap.max()) for one in differ)
             yield self.finding(
                 f"the weights of ranks {first.rank} and {other.rank} are no longer the same ({len(differ)} of "

@@ -163,9 +163,9 @@ class Fp16Underflow(Rule):
         """An optimizer that divided by 0, since its eps is 0 in the type of its weights."""
         event = self._spoiled(record)
         parameter = record.parameters.get(event["parameter"]) if event is not None else None
-        if event is None or parameter is None or parameter.dtype != "float16" or parameter.optimizer is None:
+        if event is None or parameter is None or parameter.dtype != "float16":
             return None
-        optimizer = record.optimizers.get(parameter.optimizer)
+        optimizer = record.optimizer_of(parameter)
         eps = _eps(optimizer) if optimizer is not None else None
         if optimizer is None or eps is None or not 0 <= eps < SMALLEST_FLOAT16 / 2:
             return None

@@ -111,7 +111,7 @@ class UpdateLost(Rule):
             return
         worst = max(lost, key=lambda name: lost[name])
         parameter = record.parameters[worst]
-        optimizer = record.optimizers.get(parameter.optimizer) if parameter.optimizer is not None else None
+        optimizer = record.optimizer_of(parameter)
         middle = float(np.median(list(lost.values())))
         yield self.finding(
             f"steps are rounded away: {100 * middle:.0f} % of the numbers of {len(lost)} weights in {parameter.dtype} "

@@ -9,7 +9,7 @@ import numpy as np
 
 from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
-from wellfit.record import Optimizer, Record
+from wellfit.record import Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import fits_poorly
@@ -123,7 +123,7 @@ class LayerImbalance(Rule):
             return
         name, ratio = slow[0]
         parameter = record.parameters[name]
-        optimizer: Optimizer | None = record.optimizers.get(-1 if parameter.optimizer is None else parameter.optimizer)
+        optimizer = record.optimizer_of(parameter)
         yield self.finding(
             f"{len(slow)} of {len(names)} weights hardly learn: `{name}` moves {100 * ratio:.1g} % of its size in a "
             f"step, `{names[fastest]}` {100 * float(typical[fastest]):.1g} %, since learning rates go from "

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from wellfit.finding import Finding, Fix
-from wellfit.record import Optimizer, Parameter, Record
+from wellfit.record import Parameter, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.precision import HALF_STEP
 
@@ -139,7 +139,7 @@ class NeverUpdated(Rule):
     def _told(self, record: Record, stuck: list[_Stuck], seen: int) -> Finding:
         """One finding for all of them."""
         first = stuck[0]
-        optimizer = _optimizer(record, first.parameter)
+        optimizer = record.optimizer_of(first.parameter)
         rate = _rate(record, first.parameter)
         zero = rate == 0
         why = (
@@ -160,17 +160,12 @@ class NeverUpdated(Rule):
         )  # fmt: skip
 
 
-def _optimizer(record: Record, parameter: Parameter) -> Optimizer | None:
-    """The optimizer that holds a parameter."""
-    return record.optimizers.get(parameter.optimizer) if parameter.optimizer is not None else None
-
-
 def _rate(record: Record, parameter: Parameter) -> float | None:
     """The highest learning rate that any group which may hold the parameter had; None where it is unknown.
 
     Which group holds which parameter is not recorded: 0 is told if some group of its optimizer always had 0.
     """
-    optimizer = _optimizer(record, parameter)
+    optimizer = record.optimizer_of(parameter)
     if optimizer is None:
         return None
     rates = [record.hyper("lr", optimizer.id, group) for group in range(max(1, len(optimizer.groups)))]
