@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from wellfit.finding import Location
-from wellfit.record import Graph, Layer, Node, Record
+from wellfit.record import Graph, Layer, Node, Record, Series
 
 _WEIGHTED = ("linear", "recurrent", "attention", "embedding")
 _SQUASH = {"sigmoid": "SigmoidBackward", "tanh": "TanhBackward"}
@@ -23,6 +23,23 @@ _MERELY_SHAPE = (
     "Select",
     "Clone",
 )
+
+
+def first_input(record: Record) -> tuple[str, int, Series] | None:
+    """Name of the model that is called first in a step, and the series of its first floating-point argument."""
+    orders = {name: place for place, name in enumerate(record.layers)}
+    parts = [subject.rpartition("#") for subject in record.subjects("input")]
+    given = [(orders.get(root, len(orders)), int(number), root) for root, _, number in parts if number.isdigit()]
+    if not given:
+        return None
+    _, argument, root = min(given)
+    return root, argument, record.series("input", f"{root}#{argument}")
+
+
+def first_layer(record: Record) -> Layer | None:
+    """The layer with weights, or norm, that is called first; None if there is none."""
+    kinds = ("linear", "norm", "embedding", "recurrent", "attention")
+    return next((layer for layer in record.layers.values() if layer.order >= 0 and layer.kind in kinds), None)
 
 
 def outermost(record: Record) -> set[str]:
@@ -95,6 +112,12 @@ def chains(record: Record) -> list[list[Layer]]:
         if layer is not None and layer.kind == "linear" and layer.order >= 0 and layer.name in holder:
             found.setdefault(holder[layer.name], []).append(layer)
     return [sorted(chain, key=lambda layer: layer.order) for chain in found.values() if len(chain) > 1]
+
+
+def called_models(record: Record) -> set[str]:
+    """The names of whole models, and of their classes: what calls of train() and eval() are told of before a model has
+    a name."""
+    return {key for name, layer in record.layers.items() if layer.is_root for key in (name, layer.class_name)}
 
 
 def activation_place(record: Record, layer: Layer) -> Location | None:

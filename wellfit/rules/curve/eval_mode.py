@@ -12,6 +12,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, location_of
 from wellfit.rule import Family, Rule
+from wellfit.rules.layering import called_models
 from wellfit.source import source_of
 
 WATCHED = 3  # watched steps that a mode must be met in
@@ -133,7 +134,7 @@ class EvalMode(Rule):
         sensitive = {layer.name for layer in _with_mode(list(layers), layers) if _is_trained(layer, trained)}
         if not sensitive:
             return
-        spans = _met_in_forward(record, layers, sensitive) or _left_in_eval(record, layers, sensitive)
+        spans = _met_in_forward(record, sensitive) or _left_in_eval(record, layers, sensitive)
         length = sum(span.end - span.start for span in spans)
         if length < self.fewest_steps:
             return
@@ -141,9 +142,9 @@ class EvalMode(Rule):
         off = [layers[name] for name in span.off if not _is_frozen(record, layers[name], span)]
         if not off:
             return
-        eval_call = _put_in_eval(record, layers, span.start)
+        eval_call = _put_in_eval(record, span.start)
         from_start = min(one.start for one in spans) <= 1  # an event may be written when its step is done
-        train_call = None if from_start else _last_mode(record, layers, span.start, training=True)
+        train_call = None if from_start else _last_mode(record, span.start, training=True)
         evidence = {"steps": length, "from_step": span.start, "layers": list(span.off[:20]),
                     "fewest_steps": self.fewest_steps}  # fmt: skip
         if eval_call is not None and not span.on:
@@ -248,7 +249,7 @@ def _renews_statistics(event: dict[str, Any]) -> bool:
     return source is not None and place is not None and "update_bn" in source.line(place.line)
 
 
-def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:
+def _met_in_forward(record: Record, sensitive: set[str]) -> list[_Span]:
     """What the forward passes of watched training steps showed.
 
     One watched step will do where the whole model was put in eval mode before it.
@@ -260,7 +261,7 @@ def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str
         end = states[place + 1]["step"] if place + 1 < len(states) else record.step_count
         off = tuple(name for name in state["eval_layers"] if name in sensitive)
         on = tuple(name for name in state["training_layers"] if name in sensitive)
-        called = not on and _put_in_eval(record, layers, state["step"]) is not None
+        called = not on and _put_in_eval(record, state["step"]) is not None
         if off and np.sum((watched >= state["step"] - 1) & (watched < end)) >= (1 if called else WATCHED):
             spans.append(_Span(state["step"], end, off, on))
     return spans
@@ -268,7 +269,7 @@ def _met_in_forward(record: Record, layers: dict[str, Layer], sensitive: set[str
 
 def _left_in_eval(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:
     """What the calls of train() and eval() tell of the steps that were not watched."""
-    roots = {key for name, layer in layers.items() if layer.is_root for key in (name, layer.class_name)}
+    roots = called_models(record)
     events = [event for event in record.events("mode") if event["root"] in roots]
     if not any(event["training"] for event in events):
         return []  # nothing is known of calls of train()
@@ -336,21 +337,21 @@ def _is_trained(layer: Layer, trained: set[str]) -> bool:
     return bool(trained) and "." not in layer.name
 
 
-def _last_mode(record: Record, layers: dict[str, Layer], step: int, *, training: bool) -> Location | None:
+def _last_mode(record: Record, step: int, *, training: bool) -> Location | None:
     """Where a whole model was last put into this mode, at or before this step."""
-    return next((location_of(event) for event in _modes(record, layers, step) if event["training"] == training), None)
+    return next((location_of(event) for event in _modes(record, step) if event["training"] == training), None)
 
 
-def _put_in_eval(record: Record, layers: dict[str, Layer], step: int) -> Location | None:
+def _put_in_eval(record: Record, step: int) -> Location | None:
     """Where a whole model was put in eval mode, if it still is at this step; layers of one that is in train mode may
     have been, as batch norm is in fine-tuning."""
-    last = next(_modes(record, layers, step), None)
+    last = next(_modes(record, step), None)
     return location_of(last) if last is not None and not last["training"] else None
 
 
-def _modes(record: Record, layers: dict[str, Layer], step: int) -> Iterator[dict[str, Any]]:
+def _modes(record: Record, step: int) -> Iterator[dict[str, Any]]:
     """The calls of train() and eval() of whole models at or before a step, the last first."""
-    roots = {key for name, layer in layers.items() if layer.is_root for key in (name, layer.class_name)}
+    roots = called_models(record)
     for event in reversed(record.events("mode")):
         if event["step"] <= step and (event["root"] in roots or not roots):
             yield event

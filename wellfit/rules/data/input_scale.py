@@ -13,6 +13,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
+from wellfit.rules.layering import first_input, first_layer
 from wellfit.source import input_origin, source_of
 
 
@@ -236,23 +237,6 @@ def _scales(operation: ast.operator, by: ast.expr) -> bool:
         return False
     size = abs(number)
     return isinstance(operation, (ast.Mult, ast.Div)) and not 0.1 < size < 10
-
-
-def first_input(record: Record) -> tuple[str, int, Series] | None:
-    """Name of the model that is called first in a step, and the series of its first floating-point argument."""
-    orders = {name: place for place, name in enumerate(record.layers)}
-    parts = [subject.rpartition("#") for subject in record.subjects("input")]
-    given = [(orders.get(root, len(orders)), int(number), root) for root, _, number in parts if number.isdigit()]
-    if not given:
-        return None
-    _, argument, root = min(given)
-    return root, argument, record.series("input", f"{root}#{argument}")
-
-
-def first_layer(record: Record) -> Layer | None:
-    """The layer with weights, or norm, that is called first; None if there is none."""
-    kinds = ("linear", "norm", "embedding", "recurrent", "attention")
-    return next((layer for layer in record.layers.values() if layer.order >= 0 and layer.kind in kinds), None)
 
 
 def _is_target(record: Record, series: Series) -> bool:

@@ -10,7 +10,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Series
 from wellfit.rule import Rule
-from wellfit.rules.data.input_scale import first_input
+from wellfit.rules.layering import first_input
 from wellfit.source import input_origin, target_origin
 
 

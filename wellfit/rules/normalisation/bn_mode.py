@@ -10,6 +10,7 @@ import numpy as np
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, location_of
 from wellfit.rule import Rule
+from wellfit.rules.layering import called_models
 
 
 class BnMode(Rule):
@@ -163,7 +164,7 @@ def _is_fresh_batch_norm(record: Record, layer: Layer) -> bool:
 def _left_in_eval_as_a_whole(record: Record, events: list[dict[str, Any]], start: int) -> bool:
     """Whether `model.eval()` was called before, and every dropout and norm was in eval mode."""
     on = any(event["training_layers"] for event in events if event["step"] <= start)
-    roots = {key for name, one in record.layers.items() if one.is_root for key in (name, one.class_name)}
+    roots = called_models(record)
     calls = [event for event in record.events("mode") if event["root"] in roots and event["step"] <= start]
     return not on and any(not event["training"] for event in calls)
 
