@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -45,6 +45,17 @@ def evaluated_on(record: Record, root: str) -> list[Evaluated]:
     """What a model is evaluated on, for each line that calls it without gradient."""
     places = {location_of(event) for event in record.events("evaluation") if event["root"] == root}
     return [_at(place, root) if place is not None else Evaluated(None, None) for place in places]
+
+
+def all_held_out(given: Sequence[Evaluated]) -> bool:
+    """Whether a model is evaluated, and on nothing but data that are held out by their names."""
+    return bool(given) and all(one.role == "held out" for one in given)
+
+
+def first_place(given: Sequence[Evaluated]) -> Location | None:
+    """The place with the lowest line, as far as places are known."""
+    places = [one.location for one in given if one.location is not None]
+    return min(places, key=lambda place: place.line, default=None)
 
 
 def named_target(loss: Location | None) -> Location | None:

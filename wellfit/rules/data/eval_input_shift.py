@@ -13,9 +13,9 @@ from wellfit.condition import condition, training_loss
 from wellfit.finding import Finding, Fix
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
-from wellfit.rules.data.input_scale import first_layer
 from wellfit.rules.labels import last_evaluation, late_loss
-from wellfit.rules.roles import evaluated_on
+from wellfit.rules.layering import first_layer
+from wellfit.rules.roles import all_held_out, evaluated_on, first_place
 
 
 class EvalInputShift(Rule):
@@ -169,20 +169,18 @@ class EvalInputShift(Rule):
         trained = late_loss(record, loss) if loss is not None else math.nan
         if evaluated <= self.near * trained:
             return None
-        level = min(state.start, state.chance) if math.isfinite(state.chance) else state.start
         given = evaluated_on(record, root)
         if math.isfinite(evaluated) and math.isfinite(trained):
-            grave = evaluated > self.worse * trained and evaluated > self.unlearned * level
+            grave = evaluated > self.worse * trained and evaluated > self.unlearned * state.level
         else:
-            grave = middle.ratio >= self.huge and bool(given) and all(one.role == "held out" for one in given)
+            grave = middle.ratio >= self.huge and all_held_out(given)
         trend = middle.ratio < self.ratio_too and middle.shift < self.huge
-        where = min((one.location for one in given if one.location is not None), key=lambda at: at.line, default=None)
         return self.finding(
             f"`{root}` is evaluated on inputs with mean {middle.mean:.3g} and standard deviation {middle.std:.3g}, but "
             f"trained on inputs with {middle.trained_mean:.3g} and {middle.trained_std:.3g}: to the model these are "
             "other data, so the evaluation does not say how good it is; put both through the same transformation, "
             "with mean and standard deviation of the training set",
-            severity="error" if grave and not trend else "note", layer=root, location=where,
+            severity="error" if grave and not trend else "note", layer=root, location=first_place(given),
             evidence={"ratio": middle.ratio, "shift": middle.shift, "far": self.far, "evaluations": len(ill)},
             sure=False,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from wellfit.condition import condition, training_loss
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record, Samples, location_of
 from wellfit.rule import Rule
-from wellfit.rules.roles import evaluated_on
+from wellfit.rules.roles import all_held_out, evaluated_on, first_place
 
 
 class SplitLeak(Rule):
@@ -115,9 +115,8 @@ class SplitLeak(Rule):
             if share < self.share or samples.shared < self.rows or not self._telling(record, root):
                 continue
             given = evaluated_on(record, root)
-            if given and all(one.role == "held out" for one in given):
-                where = min((one.location for one in given if one.location is not None), key=_line, default=None)
-                yield self._found(root, samples, share, where)
+            if all_held_out(given):
+                yield self._found(root, samples, share, first_place(given))
                 return
 
     def _telling(self, record: Record, root: str) -> bool:
@@ -151,7 +150,3 @@ def _evaluates_with_gradient(record: Record) -> bool:
     seen = {event["step"] for event in record.events("evaluation")}
     paused = {event["step"] for event in record.events("mode") if not event["training"] and location_of(event)}
     return bool({step for step in paused if 0 < step < record.step_count} - seen)
-
-
-def _line(place: Location) -> int:
-    return place.line
