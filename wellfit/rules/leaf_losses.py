@@ -1,4 +1,4 @@
-"""Losses that were made anew: backward begins at a tensor without history, and no parameter gets a gradient."""
+"""Parameters without gradient; and losses made anew: backward begins at a tensor without history, so that none has."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def new_root(record: Record, patience: int) -> NewRoot | None:
             said = "what backward is called on leads back to"
             return NewRoot(said, graph.backward, leaf.location, [cut.location for cut in graph.cuts])
     return None
+
+
+def without_gradient(record: Record) -> set[str]:
+    """Parameters without gradient when their optimizer was last looked at, and never measured with one."""
+    last = {event["optimizer"]: event for event in record.events("no-gradient")}
+    names = {name for event in last.values() for name in event["parameters"] if isinstance(name, str)}
+    return {name for name in names if not len(record.series("gradient", name))}
 
 
 def starved(record: Record) -> int:

@@ -14,7 +14,7 @@ from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
 from wellfit.rules.fresh import is_fresh
 from wellfit.rules.layering import first_backward
-from wellfit.rules.leaf_losses import new_root, starved
+from wellfit.rules.leaf_losses import new_root, starved, without_gradient
 from wellfit.source import called, leaf_made, source_of
 
 # How a call that cuts the graph is written.
@@ -119,7 +119,7 @@ class Detached(Rule):
         yield from self._all_cut_off(record)
         if not record.graphs:
             return
-        missing = _without_gradient(record)
+        missing = without_gradient(record)
         reached = {name for graph in record.graphs for name in graph.parameters()}
         if not reached:
             return
@@ -198,8 +198,7 @@ class Detached(Rule):
         )  # fmt: skip
 
     def _is_cut_off(self, record: Record, layer: Layer, missing: set[str], reached: set[str]) -> bool:
-        parameters = [record.parameters[name] for name in layer.parameters if name in record.parameters]
-        held = [p.name for p in parameters if p.requires_grad and p.optimizer is not None]
+        held = [parameter.name for parameter in _trainable(record, layer)]
         if not held or layer.order < 0 or reached & set(held):
             return False
         # Statistics of its output are taken with gradient only: a target network under no_grad has none.
@@ -250,15 +249,6 @@ def _without_grad(record: Record, layer: Layer) -> Location | None:
         if lines:
             return Location(source.file, max(before, default=min(lines)))
     return None
-
-
-def _without_gradient(record: Record) -> set[str]:
-    """Parameters without gradient at the last step of their optimizer, and never measured with one."""
-    last: dict[object, list[str]] = {}
-    for event in record.events("no-gradient"):
-        last[event["optimizer"]] = [name for name in event["parameters"] if isinstance(name, str)]
-    names = {name for names in last.values() for name in names}
-    return {name for name in names if not len(record.series("gradient", name))}
 
 
 def _own_graphs(record: Record, layers: Sequence[Layer]) -> list[Graph]:

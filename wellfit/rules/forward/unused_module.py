@@ -8,6 +8,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Layer, Record
 from wellfit.rule import Rule
+from wellfit.rules.leaf_losses import without_gradient
 
 
 class UnusedModule(Rule):
@@ -102,7 +103,7 @@ class UnusedModule(Rule):
     def check(self, record: Record) -> Iterator[Finding]:
         if record.step_count < self.steps or not record.graphs:
             return
-        missing = _without_gradient(record)
+        missing = without_gradient(record)
         reached = set().union(*(graph.parameters() for graph in record.graphs))
         layers = record.layers
         called = {layer.root for layer in layers.values() if layer.order >= 0 and reached & set(layer.parameters)}
@@ -140,12 +141,5 @@ class UnusedModule(Rule):
             and parameter.optimizer is not None
             and parameter.name in missing
             and parameter.name not in reached
-            and not len(record.series("gradient", parameter.name))
             for parameter in known
         )
-
-
-def _without_gradient(record: Record) -> set[str]:
-    """Parameters that had no gradient at the last step of their optimizer that was looked at."""
-    last = {event["optimizer"]: event for event in record.events("no-gradient")}
-    return {name for event in last.values() for name in event["parameters"] if isinstance(name, str)}
