@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,25 @@ class Grid:
     @property
     def median(self) -> Floats:
         """Over the subjects, for each step (n,); NaN where none was measured."""
+        return self._over_subjects(np.nanmedian)
+
+    @property
+    def largest(self) -> Floats:
+        """Over the subjects, for each step (n,); NaN where none was measured."""
+        return self._over_subjects(np.nanmax)
+
+    def typical(self, begin: int = 0) -> float:
+        """Median over the subjects, and then over the steps from `begin` on; 0 where nothing was measured."""
+        median = self.median[self.step >= begin]
+        known = median[~np.isnan(median)]
+        return float(np.median(known)) if len(known) else 0.0
+
+    def _over_subjects(self, function: Callable[..., Floats]) -> Floats:
         if not len(self.names):
             return np.empty(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step at which nothing was measured is NaN
-            return np.asarray(np.nanmedian(self.value, axis=0), np.float64)
+            return np.asarray(function(self.value, axis=0), np.float64)
 
     def norm(self, sizes: Mapping[str, int]) -> Floats:
         """The length of all subjects together as one vector, for each step (n,), where the statistic is an rms.

@@ -12,8 +12,9 @@ from wellfit.finding import Finding, Fix, Location, Severity
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import ends_far_above
+from wellfit.rules.grids import Grid
 from wellfit.rules.layering import first_backward
-from wellfit.rules.ratios import Ratios, update_ratios
+from wellfit.rules.ratios import update_ratios
 
 
 class LrHigh(Rule):
@@ -168,7 +169,7 @@ class LrHigh(Rule):
             return True
         return state.steps >= self.steps and ends_far_above(record, state)
 
-    def _first_jump(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
+    def _first_jump(self, record: Record, ratios: Grid) -> tuple[str, int, float] | None:
         """A first step that was as long as a weight, after which the loss rose."""
         largest = ratios.largest[:5]
         if not np.any(largest > self.first_jump) and not np.any(np.isinf(largest)):
@@ -184,7 +185,7 @@ class LrHigh(Rule):
             return None
         return "jump", int(ratios.step[place]), float(largest[place])
 
-    def _long_steps(self, ratios: Ratios) -> tuple[str, int, float] | None:
+    def _long_steps(self, ratios: Grid) -> tuple[str, int, float] | None:
         """The first `steps` sampled steps in a row, all of them long."""
         long = ratios.median > self.high
         if len(long) < self.steps:
@@ -196,7 +197,7 @@ class LrHigh(Rule):
         at = slice(int(places[0]), int(places[0]) + self.steps)
         return "long", int(ratios.step[at.stop - 1]), float(np.median(ratios.median[at]))
 
-    def _violence(self, record: Record, ratios: Ratios) -> tuple[str, int, float] | None:
+    def _violence(self, record: Record, ratios: Grid) -> tuple[str, int, float] | None:
         """First steps that changed all weights by much, and threw the loss up."""
         first = ratios.median[: self.steps]
         loss = record.loss().value[: 3 * self.steps]
@@ -209,7 +210,7 @@ class LrHigh(Rule):
             return None
         return "long", int(ratios.step[self.steps - 1]), ratio
 
-    def _thrown_back(self, record: Record, state: Condition, ratios: Ratios) -> bool:
+    def _thrown_back(self, record: Record, state: Condition, ratios: Grid) -> bool:
         """A run that learns, but with what its first steps left of the network, and far worse than it could."""
         whole = rise(record.loss()) if record.finished and self._violence(record, ratios) is not None else None
         if whole is None:
@@ -283,7 +284,7 @@ def _fares(state: Condition) -> str:
     )
 
 
-def _main_optimizer(record: Record, ratios: Ratios) -> Optimizer | None:
+def _main_optimizer(record: Record, ratios: Grid) -> Optimizer | None:
     """The optimizer that holds the first of the weights, else the first of all."""
     for name in ratios.names:
         parameter = record.parameters.get(name)
