@@ -202,7 +202,7 @@ def test_findings_point_to_where_the_data_are_made(tmp_path: Path) -> None:
     record = record_of(tmp_path / "out", FLAT, labels(0, 0, 1), main_file=str(file), line=11)
     (found,) = LabelRange().check(record)
     assert found.location == Location(str(file), 4)  # the division, not the cast
-    assert target_origin(record, Location(str(file), 11))[0] == Location(str(file), 5)
+    assert target_origin(Location(str(file), 11))[0] == Location(str(file), 5)
 
 
 @pytest.mark.parametrize("text", ["x = (", "\0", "a = a\nb = c\nc = b\nmodel(b)\nloss = f(model(b), c)\n"])
@@ -212,8 +212,20 @@ def test_odd_programs_give_no_answer(tmp_path: Path, text: str) -> None:
     source_of(str(file))
     record = record_of(tmp_path / "run", FLAT, inputs(100, 255), main_file=str(file), line=5)
     assert len(list(InputScale().check(record))) == 1
-    target_origin(record, Location(str(file), 5))
+    target_origin(Location(str(file), 5))
     assert source_of(str(tmp_path / "missing.py")) is None
+
+
+def test_what_a_file_says_of_a_variable_and_of_a_call(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text("x, y = load()\nx = x / 255\nmake(x)\nmodel = make(y)\nloss = CrossEntropyLoss()\n")
+    source = source_of(str(file))
+    assert source is not None
+    assert [(made.line, made.place) for made in source.made("x")] == [(1, 0), (2, None)]
+    assert [(made.line, made.place) for made in source.made("y")] == [(1, 1)] and source.made("z") == []
+    call = source.only_call(["CrossEntropyLoss", "NLLLoss"])
+    assert call is not None and call.lineno == 5
+    assert source.only_call(["make"]) is None and source.only_call(["NLLLoss"]) is None
 
 
 def batches(folder: Path, losses: list[float], row: Row, shape: tuple[int, ...] = (32, 64), **more: Any) -> MadeRun:
@@ -276,6 +288,7 @@ def test_a_loader_begun_anew_in_each_step(tmp_path: Path, size: str, shuffle: bo
     made.event("epoch", loader=0, count=count)
     told = list(ConstantInput().check(made.record()))
     assert [(one.severity, one.location) for one in told] == [("error", Location(place["file"], 3))] * found
+    assert all("was begun anew at least 32 times in 60 steps" in one.message for one in told)
 
 
 WHOLE: Row = (2048, 600 / 2048, (600 / 2048) ** 0.5, 1.0, 1448, NAN, 1.0, 0.2)  # 600 ones, all others 0

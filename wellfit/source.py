@@ -240,7 +240,7 @@ def input_origin(record: Record, root: str, argument: int = 0) -> tuple[Location
     return None, []
 
 
-def target_origin(record: Record, loss: Location | None) -> tuple[Location | None, list[tuple[int, ast.expr]]]:
+def target_origin(loss: Location | None) -> tuple[Location | None, list[tuple[int, ast.expr]]]:
     """Where the target given to a loss is made, and all the assignments to it, last one last."""
     source = source_of(loss.file) if loss is not None else None
     if source is None or loss is None:

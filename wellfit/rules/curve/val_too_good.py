@@ -174,7 +174,7 @@ class ValTooGood(Rule):
             "training that belong to other rows, or a validation set that is too easy); compare samples and labels of "
             "both",
             severity="error" if grave else "note", step=int(passes.step[place[0]]),
-            location=named_target(loss.location) or target_origin(record, loss.location)[0] or loss.location,
+            location=named_target(loss.location) or target_origin(loss.location)[0] or loss.location,
             evidence={"evaluation": where, "training": trained, "ratio": worst, "share": self.share, "left": left},
             sure=record.finished,
         )  # fmt: skip

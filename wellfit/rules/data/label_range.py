@@ -140,7 +140,7 @@ class LabelRange(Rule):
         if count < 2 or len(target) < self.batches or not self._from_linear(record, loss, count):
             return None
         low, high = float(np.min(target.low)), float(np.max(target.high))
-        where, makers = target_origin(record, loss.location)
+        where, makers = target_origin(loss.location)
         ignored = loss.attributes.get("ignore_index", -100)
         if low == high and low != ignored and np.all(target.a == 1) and seen >= self.label_count:
             where = _division(where, makers) or where or loss.location
@@ -180,7 +180,7 @@ class LabelRange(Rule):
         lone = loss.function == "cross_entropy" and len(loss.target_shape or ()) < 2  # another illness
         if lone or not (low < -1e-4 or high > 1 + 1e-3):
             return None
-        where, _ = target_origin(record, loss.location)
+        where, _ = target_origin(loss.location)
         classes = "labels of several classes need cross_entropy and one output each; " if high >= 2 else ""
         return self.finding(
             f"{loss.function} is given targets from {low:.3g} to {high:.3g}, but takes probabilities from 0 to 1: "
@@ -198,7 +198,7 @@ class LabelRange(Rule):
         if not (math.isfinite(rms) and rms > self.large_target and ratio > self.times_output):
             return None
         poor = fits_poorly(condition(record), self.unlearned)
-        where, _ = target_origin(record, loss.location)
+        where, _ = target_origin(loss.location)
         return self.finding(
             f"the targets of {loss.function} have an rms of {rms:.3g}, the model's first outputs one of {first:.3g}: "
             "losses and gradients are huge, or the output takes for ever to get there; standardise the targets and "

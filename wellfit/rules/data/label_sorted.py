@@ -208,4 +208,4 @@ def _loader(record: Record, size: float) -> Loader | None:
 
 def _where(record: Record, loss: Loss) -> Location | None:
     """Where the labels are made, else where the loss is computed."""
-    return target_origin(record, loss.location)[0] or loss.location
+    return target_origin(loss.location)[0] or loss.location

@@ -112,7 +112,7 @@ class NonFiniteInput(Rule):
         for loss in record.losses.values():
             at = self._first(record.series("target", str(loss.id))) if loss.training else None
             if at is not None and at <= first_bad + self.slack:
-                where, _ = target_origin(record, loss.location)
+                where, _ = target_origin(loss.location)
                 yield self._found(record, f"the target of {loss.function}", None, at, where or loss.location)
                 return
         yield from self._traced(record, first_bad)

@@ -265,7 +265,7 @@ def _where(record: Record, root: str, loss: Loss, tokens: bool = False) -> Locat
     if line is not None and loss.location is not None:
         return Location(loss.location.file, line)
     made = input_origin(record, root)[0] if root and not tokens else None
-    return made or target_origin(record, loss.location)[0] or loss.location
+    return made or target_origin(loss.location)[0] or loss.location
 
 
 def _made_up(root: str, loss: Loss) -> bool:
