@@ -361,6 +361,22 @@ def same_norm(folder: Path, norms: list[float]) -> Record:
 def test_gradients_of_one_and_the_same_tiny_norm_were_clipped(tmp_path: Path) -> None:
     [found] = ClipDominates().check(same_norm(tmp_path, [1e-5] * 80))
     assert found.location is not None and found.location.line == 80
+    assert "100 % of the gradients have the same norm" in found.message and "are cut" not in found.message
+
+
+def test_each_number_of_a_gradient_may_be_clipped(tmp_path: Path) -> None:
+    told = Training(tmp_path)
+    told.layer("l0", 10)
+    told.out.declare({"type": "optimizer", "id": 0, "class": "SGD", "location": place(80), "parameters": ["l0.weight"]})
+    told.out.declare({"type": "clip", "id": 0, "function": "clip_grad_value_", "location": place(91)})
+    for step in range(80):
+        told.out.row(ord("C"), 1, 0, step, NAN, 1e-3)
+    told.measure("update", "l0.weight", [row(1e-4, a=1.0)] * 80)
+    told.measure("gradient", "l0.weight", [row(0.9e-3)] * 80)
+    told.measure("parameter", "l0.weight", [row(1.0)] * 80)
+    [found] = ClipDominates().check(told.record(FLAT))
+    assert "most of the gradient's numbers are cut to 0.001" in found.message
+    assert found.location is not None and found.location.line == 91
 
 
 @pytest.mark.parametrize("norms", [[1e-5, 1.2e-5] * 40, [1e-3] * 80, [0.0] * 80])

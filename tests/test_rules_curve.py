@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,13 @@ def test_a_model_that_has_just_begun_anew_is_not_held_against_those_before(tmp_p
         made.steps += 1
     assert condition(made.record(finished=False)).verdict == "learning"
     assert condition(made.record()).verdict != "learning"  # that was all: the last one did not learn
+
+
+def test_what_is_left_is_counted_from_the_lower_of_start_and_chance(tmp_path: Path) -> None:
+    state = condition(made_run(tmp_path, [5.0] * 60).record())
+    for chance, level in ((2.3, 2.3), (9.0, 5.0), (math.nan, 5.0)):
+        assert replace(state, chance=chance).level == level
+    assert replace(state, chance=2.3).level_from(1.0) == 1.0
 
 
 def test_noise_may_hide_that_a_loss_falls(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_the_path_counts_steps_that_were_not_sampled(tmp_path: Path) -> None:
     assert path_length(ratios, record.step_count) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_the_typical_ratio_is_of_the_steps_that_were_sampled(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.weight(WEIGHT)
+    assert update_ratios(made.record()).typical() == 0.0
+    for step in range(40):
+        made.step(1.0, {WEIGHT: 0.5 if step < 20 else 0.01} if step % 10 == 0 else None)
+    ratios = update_ratios(made.record())
+    assert ratios.typical() == pytest.approx(0.255, rel=1e-5)
+    assert ratios.typical(begin=15) == pytest.approx(0.01, rel=1e-5)
+    assert float(ratios.largest.max()) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_long_steps_of_a_run_that_does_not_learn_are_an_error(tmp_path: Path) -> None:
     (finding,) = LrHigh().check(made_run(tmp_path, [2.3] * 100, 0.05).record())
     assert (finding.severity, finding.location and finding.location.line) == ("error", 3)
