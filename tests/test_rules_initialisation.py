@@ -227,6 +227,7 @@ def test_arithmetic_by_hand_broadcasts_too(tmp_path: Path, below: str, errors: i
         ([("ReluBackward0", "relu", None)], 0.99, []),
         ([("MaxPool2DWithIndicesBackward0", "max_pool2d", None)], 0.99, []),
         ([("NativeDropoutBackward0", "dropout", None)], 0.99, ["error"]),
+        ([("AddBackward0", "alpha_dropout", None), ("MulBackward0", "alpha_dropout", None)], 0.99, ["error"]),
     ],
 )
 def test_two_linear_layers_in_series(
