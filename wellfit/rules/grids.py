@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ class Grid:
     step: Steps
     names: tuple[str, ...]
     value: Floats
+
+    def only(self, names: Container[str]) -> Grid:
+        """The rows of some subjects."""
+        rows = [row for row, name in enumerate(self.names) if name in names]
+        return Grid(self.step, tuple(self.names[row] for row in rows), self.value[rows])
 
     @property
     def median(self) -> Floats:

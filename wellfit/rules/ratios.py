@@ -7,7 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from wellfit.record import Parameter, Record
+from wellfit.rules.fresh import is_fresh
 from wellfit.rules.grids import Grid, grid
+
+STILL = 0.1  # path length of new weights that have learned nothing; healthy runs have 0.34 and more, of 60 steps too
+FEWEST = 100  # steps before that is asked
 
 
 def weights(record: Record) -> list[Parameter]:
@@ -37,14 +41,34 @@ def _update_ratios(record: Record) -> Grid:
 
 
 def path_length(ratios: Grid, steps: int) -> float:
-    """The sum of the median update ratio over all `steps` steps: how often the weights could have been replaced.
+    """How far the weights came: the sum of a weight's update ratio over all its steps, median over the weights.
 
-    Steps that were not sampled count as the nearest that were. NaN where nothing was measured.
+    At 1 a weight could have been replaced. Steps that were not sampled count as the nearest that were; a weight whose
+    model was trained in a part of the run only counts for that part. NaN where nothing was measured.
+
+    Args:
+        steps: of the run.
     """
-    median = ratios.median
-    known = np.isfinite(median)
-    if not known.any() or steps <= 0:
+    if not len(ratios.step) or steps <= 0:
         return float("nan")
-    at, value = ratios.step[known], median[known]
-    bounds = np.concatenate([[0], (at[1:] + at[:-1] + 1) // 2, [steps]])
-    return float(np.sum(value * np.maximum(np.diff(bounds), 0)))
+    bounds = np.concatenate([[0], (ratios.step[1:] + ratios.step[:-1] + 1) // 2, [max(steps, ratios.step[-1] + 1)]])
+    paths = []
+    for value in ratios.value:
+        known = np.flatnonzero(np.isfinite(value))
+        if not len(known):
+            continue
+        at = ratios.step[known]
+        own = np.concatenate([[bounds[known[0]]], (at[1:] + at[:-1] + 1) // 2, [bounds[known[-1] + 1]]])
+        paths.append(float(np.sum(value[known] * np.diff(own))))
+    return float(np.median(paths)) if paths else float("nan")
+
+
+def stands_still(record: Record) -> bool:
+    """Whether the new weights, as torch makes them, have hardly left their place in so many steps.
+
+    Nothing can have been learned yet; whatever the loss did is then not of the training's making.
+    """
+    if record.step_count < FEWEST:
+        return False
+    fresh = {parameter.name for parameter in weights(record) if is_fresh(record, parameter)}
+    return bool(path_length(update_ratios(record).only(fresh), record.step_count) < STILL)

@@ -11,6 +11,7 @@ from wellfit.condition import condition, phases, rise
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.ratios import stands_still
 
 
 class Diverged(Rule):
@@ -33,7 +34,8 @@ class Diverged(Rule):
     A lower learning rate and clipping are safe; larger batches change how many steps an epoch has.
 
     When it is wrong
-    A curriculum that makes the task harder, or a loss whose weights change over the run, may rise by design.
+    New weights that have hardly left their place did not raise the loss: that is left to lr-low. A curriculum that
+    makes the task harder, or a loss whose weights change over the run, may rise by design.
 
     References
     Google's tuning playbook, "training instability"; Zhang et al. 2021, "AutoTrainer"; Chowdhery et al. 2022, PaLM.
@@ -101,7 +103,7 @@ class Diverged(Rule):
 
     def check(self, record: Record) -> Iterator[Finding]:
         state = condition(record)
-        if state.adversarial:
+        if state.adversarial or stands_still(record):
             return
         curve = record.loss()
         finite = np.isfinite(curve.value)

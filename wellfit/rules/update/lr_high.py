@@ -203,7 +203,7 @@ class LrHigh(Rule):
         loss = record.loss().value[: 3 * self.steps]
         if len(first) < self.steps or len(loss) < 3 * self.steps or not loss[0] > 0:
             return None
-        ratio = float(np.nanmedian(first))
+        ratio = float(np.median(first[np.isfinite(first)])) if np.isfinite(first).any() else 0.0
         finite = np.where(np.isfinite(loss), loss, np.inf)
         top = float(np.convolve(finite, np.full(5, 0.2), "valid").max())
         if not ratio > self.violent or not top > self.thrown * loss[0]:

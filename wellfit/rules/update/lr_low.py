@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import Condition, condition
+from wellfit.condition import FLAT_FALL, Condition, condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Family, Rule
-from wellfit.rules.ratios import path_length, update_ratios
+from wellfit.rules.ratios import path_length, stands_still, update_ratios
+
+
+def _raise_by(factor: int) -> Fix:
+    return Fix(f"Multiply the learning rate by {factor}", override=f"lr=scale:{factor}", safe=True)
 
 
 class LrLow(Rule):
@@ -22,8 +27,10 @@ class LrLow(Rule):
     The path of the weights: the sum over all steps of the median update ratio rms(update) / rms(weight). Ill is a
     finished run of at least `fewest_steps` steps whose path is below `short_path` although the loss is still above
     `unlearned` of its start, and has either hardly fallen at all or was still falling steadily: the second half of the
-    run brought more than `steady` of the fall. While a run lives, or where an override (`stop-after`) cut it off: a
-    loss that is flat for `flat_steps` steps with no update ratio above `tiny`.
+    run brought more than `steady` of the fall. New weights (as torch makes them) that came no further than a tenth of
+    their size in 100 steps or more have learned nothing, however the loss fares, in games and GANs too. While a run
+    lives, or where an override (`stop-after`) cut it off: a loss that is flat for `flat_steps` steps with no update
+    ratio above `tiny`.
 
     Why it hurts
     The run ends before it has learned what the model could learn, however good the model is.
@@ -51,11 +58,12 @@ class LrLow(Rule):
     reads = ("update.rms", "loss")
     consequences = ("plateau", "never-updated")
     fixes = (
-        Fix("Multiply the learning rate by 10", override="lr=scale:10", safe=True),
+        _raise_by(10),
         Fix("Train for more steps, or with smaller batches", safe=True),
     )
 
     short_path: float = 0.25  # sum of update ratios over the run; runs that learned have 0.6 and more
+    usual_path: float = 1.0  # of runs that learn
     unlearned: float = 0.5  # loss at the end over that of the start; healthy runs mostly end below
     steady: float = 0.2  # share of the fall in the second half of the run; 0.5 is a straight line
     fewest_steps: int = 15  # steps; shorter runs are trials
@@ -100,7 +108,10 @@ class LrLow(Rule):
 
     def check(self, record: Record) -> Iterator[Finding]:
         state = condition(record)
-        if state.adversarial or state.verdict in ("non-finite", "diverging") or record.events("exception"):
+        still = stands_still(record)
+        if state.verdict == "non-finite" or record.events("exception"):
+            return
+        if not still and (state.adversarial or state.verdict == "diverging"):
             return
         ratios = update_ratios(record)
         path = path_length(ratios, record.step_count)
@@ -114,27 +125,35 @@ class LrLow(Rule):
         over = ended and record.step_count >= self.fewest_steps and path < self.short_path
         if not stuck and not over:
             return
-        if not stuck and not state.end > self.unlearned * state.level:
+        fits = not state.adversarial and not state.end > self.unlearned * state.level
+        if not stuck and fits:
             return
         late = _late_share(record.loss().value)
-        certain = stuck or state.fall < 0.02 or late >= self.steady
+        certain = stuck or state.fall < FLAT_FALL or late >= self.steady or still
         yield self._told(record, state, path, peak, late, certain)
 
     def _told(self, record: Record, state: Condition, path: float, peak: float, late: float, certain: bool) -> Finding:
         optimizer = next((one for one in record.optimizers.values() if one.parameters), None)
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(np.nanmax(lr.value)) if len(lr) else float("nan")
-        falls = "hardly fell" if state.fall < 0.02 else "was still falling" if late >= self.steady else "stays high"
+        falls = (
+            "did not fall" if state.fall <= 0
+            else "hardly fell" if state.fall < FLAT_FALL
+            else "was still falling" if late >= self.steady
+            else "stays high"
+        )  # fmt: skip
+        factor = 10 ** min(max(round(math.log10(self.usual_path / path)), 1), 3)
         return self.finding(
             f"the weights moved only {100 * path:.2g} % of their own size in {record.step_count} steps (at most "
             f"{100 * peak:.2g} % in one), and the loss {falls} ({state.start:.4g} to {state.end:.4g}), so the run "
-            f"ends before it has learned; raise the learning rate{f' {rate:.3g}' if rate == rate else ''} by 10, or "
-            "train longer",
+            f"ends before it has learned; raise the learning rate{f' {rate:.3g}' if rate == rate else ''} by {factor}, "
+            "or train longer",
             severity="error" if certain else "note", location=optimizer.location if optimizer else None,
             evidence={
                 "path": path, "peak_u": peak, "lr": rate, "short_path": self.short_path, "start": state.start,
                 "end": state.end, "late_share": late, "steps": record.step_count,
             },
+            fixes=(_raise_by(factor), *self.fixes[1:]),
         )  # fmt: skip
 
 
