@@ -255,3 +255,25 @@ def test_two_roots_are_named_by_their_variables(loops) -> None:
 
 
 # Illnesses, several scripts in one process ------------------------------------------------------------------------
+
+
+def test_the_rate_of_dropout_is_in_the_graph(tmp_path) -> None:
+    script = probed.written(
+        tmp_path,
+        """
+        first, last = nn.Linear(8, 8), nn.Linear(8, 2)
+        optimizer = torch.optim.SGD([*first.parameters(), *last.parameters()], lr=0.1)
+        rate = 0.3
+        for _ in range(3):
+            x = F.dropout(first(torch.randn(6, 8)), rate, training=True)
+            x = F.dropout(torch.relu(x), p=0.9, training=False)
+            x = torch.dropout(last(x), 2 * rate, True)
+            optimizer.zero_grad()
+            x.square().mean().backward()
+            optimizer.step()
+        """,
+    )
+    found = probed.probed([str(script)], tmp_path)
+    assert (found.code, found.err) == (0, "")
+    rates = [node.rate for node in found.run.records[0].graphs[0].nodes if not np.isnan(node.rate)]
+    assert rates == [0.6, 0.3]

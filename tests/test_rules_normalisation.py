@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from wellfit.record import Record
-from wellfit.rules.dropouts import drops
 from wellfit.rules.initialisation.dropout_extreme import DropoutExtreme
 from wellfit.rules.normalisation.bn_gap import BnGap
 from wellfit.rules.normalisation.bn_mode import BnMode
@@ -258,57 +257,3 @@ def test_dropout_before_batch_norm(
 ) -> None:
     found = list(DropoutBeforeBn().check(dropped(tmp_path, losses, p, norm=norm)))
     assert [one.severity for one in found] == severities
-
-
-def called(folder: Path, zero: float, flat: float, behind: float, finite: bool = True) -> Record:
-    """A call of `F.dropout` whose rate is not written, between a ReLU of `fc` and `head`.
-
-    Args:
-        zero: share of the gradient of fc's output that is 0.
-        flat: share at which the ReLU is flat.
-        behind: share of the gradient of head's output that is 0.
-    """
-    folder.mkdir(exist_ok=True)
-    made = MadeRun(folder)
-    made.loss_function()
-    made.weight("head.weight")
-    made.declare("layer", name="fc", **{"class": "Linear"}, kind="linear", order=0, activation="relu", location=PLACE)
-    ops: list[tuple[str, dict[str, Any]]] = [
-        ("NllLossBackward0", {"function": "cross_entropy"}),
-        ("LogSoftmaxBackward0", {"function": "cross_entropy"}),
-        ("AddmmBackward0", {"layer": "head"}),
-        ("MulBackward0", {"function": "dropout", "layer": "model"}),
-        ("ReluBackward0", {"function": "relu"}),
-        ("AddmmBackward0", {"layer": "fc"}),
-    ]
-    nodes = [
-        {"id": place, "op": op, "next": [place + 1] if place < 5 else [], **more}
-        for place, (op, more) in enumerate(ops)
-    ]
-    made.declare("graph", step=0, backward=0, nodes=nodes)
-    size = 0.1 if finite else NAN
-    for loss in FLAT:
-        series = made.out.series
-        rows = [
-            (series("activation_gradient", "fc"), 1000, 0, size, size, 1000 * zero, NAN, NAN, NAN),
-            (series("activation_gradient", "head"), 1000, 0, size, size, 1000 * behind, NAN, NAN, NAN),
-            (series("activation", "fc"), 1000, 0.5, 1, 2, 1000 * flat, NAN, NAN, NAN),
-        ]
-        made.out.statistics(made.steps, rows)
-        made.step(loss)
-    return made.record()
-
-
-def test_a_rate_that_is_not_written_is_told_by_zeros_in_the_gradient(tmp_path: Path) -> None:
-    (drop,) = drops(called(tmp_path, zero=1 - 0.1 * 0.6, flat=0.4, behind=0.0))
-    assert drop.rate == pytest.approx(0.9)
-
-
-def test_gradients_that_are_0_for_other_reasons_are_no_dropout(tmp_path: Path) -> None:
-    """A hinge that is met gives no gradient to whole samples, in all layers."""
-    (drop,) = drops(called(tmp_path / "a", zero=1 - 0.2 * 0.6, flat=0.4, behind=0.8))
-    assert drop.rate < 0.1
-    (drop,) = drops(called(tmp_path / "b", zero=0.96, flat=0.4, behind=0.95))
-    assert math.isnan(drop.rate)
-    (drop,) = drops(called(tmp_path / "c", zero=0.0, flat=0.4, behind=0.0, finite=False))
-    assert math.isnan(drop.rate)

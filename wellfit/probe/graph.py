@@ -49,6 +49,8 @@ def take(loss_node: Any, trace: Trace, layers: Layers) -> list[dict[str, Any]]:
                 entry["file"], entry["line"] = place
         if call is not None and call.shapes:
             entry["shapes"] = call.shapes
+        if call is not None and call.rate is not None:
+            entry["rate"] = call.rate
         entry["traced"] = call is not None
         dim = getattr(node, "_saved_dim", None) if "Softmax" in entry["op"] else None
         if isinstance(dim, int):  # autograd keeps -1 as the largest number of 64 bits

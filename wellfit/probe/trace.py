@@ -26,20 +26,31 @@ CUTS = {"detach", "detach_", "numpy", "__array__", "data"}
 
 _OVERRIDES = os.path.join(OURS, "overrides") + os.sep
 
+_DROPOUTS = {
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
+}  # fmt: skip
+
 
 class Call:
     """One torch call whose result carries gradient."""
 
-    __slots__ = ("function", "layer", "node", "place", "shapes")
+    __slots__ = ("function", "layer", "node", "place", "rate", "shapes")
 
     def __init__(
-        self, node: Any, function: str, place: Place | None, layer: str | None, shapes: list[list[int]]
+        self,
+        node: Any,
+        function: str,
+        place: Place | None,
+        layer: str | None,
+        shapes: list[list[int]],
+        rate: float | None,
     ) -> None:
         self.node = node
         self.function = function
         self.place = place
         self.layer = layer
         self.shapes = shapes
+        self.rate = rate  # of dropout
 
 
 class Trace(TorchFunctionMode):
@@ -65,12 +76,12 @@ class Trace(TorchFunctionMode):
         if not self.fence.off:
             try:
                 with torch._C.DisableTorchFunction():  # a mode of the user's below ours is not to see what we ask
-                    self._log(func, args, result)
+                    self._log(func, args, kwargs or {}, result)
             except Exception as error:
                 self.fence.fault(error)
         return result
 
-    def _log(self, func: Any, args: Any, result: Any) -> None:
+    def _log(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self._count += 1
         caller = sys._getframe(2).f_code.co_filename
         # What overrides compute is a part of the program.
@@ -86,15 +97,16 @@ class Trace(TorchFunctionMode):
             return
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(first, torch.Tensor):
-            self._add(name, args, first, cached_place(3))
+            rate = _rate(args, kwargs) if name in _DROPOUTS else None
+            self._add(name, args, first, cached_place(3), rate)
 
-    def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None) -> None:
+    def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None, rate: float | None = None) -> None:
         node = result.grad_fn
         if node is None and result.requires_grad and id(result) not in self._leaves and len(self._leaves) < LEAVES:
             self._leaves[id(result)] = (weakref.ref(result), place)
         if node is not None and node not in self.calls:
             shapes = [shape for a in args if isinstance(a, torch.Tensor) and (shape := shape_of(a)) is not None]
-            self.calls[node] = Call(node, name, place, self.layer(), shapes)
+            self.calls[node] = Call(node, name, place, self.layer(), shapes, rate)
 
     def maker(self, leaf: torch.Tensor) -> Place | None:
         """The line that made a tensor without history, or had it require gradient; None if no logged call did."""
@@ -151,6 +163,13 @@ class Trace(TorchFunctionMode):
         self.calls.clear()
         self.cuts.clear()
         self._leaves.clear()
+
+
+def _rate(args: Any, kwargs: Any) -> float | None:
+    """The share that a call of dropout drops; None where it is not given as a number, or nothing is dropped."""
+    rate = kwargs.get("p", args[1] if len(args) > 1 else None)
+    acts = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
+    return float(rate) if acts and isinstance(rate, (int, float)) else None
 
 
 def _in_a_mode() -> bool:

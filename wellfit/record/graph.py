@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ class Node:
     """One operation of the graph; `next` are the ids of the nodes its gradient flows to (its inputs).
 
     `shapes` are those of the tensors the call was given, where the call itself was seen; `dim` is the axis of a softmax
-    or log_softmax, as it was given.
+    or log_softmax, as it was given; `rate` is the share that dropout drops (NaN: unknown).
     """
 
     id: int
@@ -27,6 +28,7 @@ class Node:
     parameter: str | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     dim: int | None = None
+    rate: float = math.nan
 
     @classmethod
     def parse(cls, fields: Fields) -> Node:
@@ -42,6 +44,7 @@ class Node:
             parameter=fields.text_or_none("parameter"),
             shapes=_shapes(fields.object.get("shapes")),
             dim=fields.whole_or_none("dim"),
+            rate=fields.number("rate"),
         )
 
 

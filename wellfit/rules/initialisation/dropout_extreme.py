@@ -17,11 +17,11 @@ class DropoutExtreme(Rule):
     """Dropout that drops nearly all values, or the outputs of the last layer.
 
     What it checks
-        The rates of all dropout that acts in training: of modules, and of calls of `F.dropout` where the program's text
-        gives a number, or else the zeros in the gradients of the layer before tell it. A rate above `high` is an error
-        if more than `unlearned` of the loss is left (of the evaluation too, where there is one), else a note; a rate of
-        1 leaves nothing and is always an error. Dropout of a rate of `least` or more between the last layer with
-        weights and the loss is an error too, below `heavy` only if that much of the loss is left.
+        The rates of all dropout that acts in training: of modules, and of calls of `F.dropout` in the first steps. A
+        rate above `high` is an error if more than `unlearned` of the loss is left (of the evaluation too, where there
+        is one), else a note; a rate of 1 leaves nothing and is always an error. Dropout of a rate of `least` or more
+        between the last layer with weights and the loss is an error too, below `heavy` only if that much of the loss
+        is left.
 
     Why it hurts
         With a rate p a share of 1 - p of the values is left, and each of them is multiplied by 1/(1 - p): with p = 0.9
@@ -37,8 +37,7 @@ class DropoutExtreme(Rule):
         Unsafe: it is another model, to be trained again.
 
     When it is wrong
-        Masked or denoising autoencoders hide most of their input on purpose; if they learn, it is noted only. Rates in
-        variables given to `F.dropout` behind a pooling are not known.
+        Masked or denoising autoencoders hide most of their input on purpose; if they learn, it is noted only.
 
     References
         Srivastava et al. 2014, "Dropout", section 7 and appendix A.4 (rates 0.2 for inputs, 0.5 for hidden units).
@@ -157,7 +156,7 @@ class DropoutExtreme(Rule):
             for loss in record.losses.values():
                 for node in predictions(graph, loss.function) if loss.training else ():
                     dropped = _dropped(graph, node)
-                    drop = drop_of(record, graph, dropped) if dropped is not None else None
+                    drop = drop_of(record, dropped) if dropped is not None else None
                     if drop is not None and drop.rate >= self.least:
                         return drop
         return None

@@ -112,7 +112,7 @@ class DropoutBeforeBn(Rule):
             for node in graph.nodes:
                 norm = training.get(node.layer or "") if is_norm(node) else None
                 dropped = _dropout_below(graph, node) if norm is not None else None
-                drop = drop_of(record, graph, dropped) if dropped is not None else None
+                drop = drop_of(record, dropped) if dropped is not None else None
                 if norm is not None and drop is not None and drop.rate >= self.least:
                     pairs[norm.name] = (norm, drop)
         if not pairs:
