@@ -28,6 +28,7 @@ def rule(name: str, family: str, *said: dict[str, Any], consequences: tuple[str,
                 yield self.finding(
                     "ill", severity=words.get("severity", "error"), step=words.get("step"), layer=words.get("layer"),
                     location=words.get("location"), evidence={"rank": record.rank},
+                    from_start=words.get("from_start", False),
                 )  # fmt: skip
 
     fields = {
@@ -127,16 +128,23 @@ def test_a_rule_that_fails_is_named_once_and_the_others_go_on():
         def check(self, record):
             yield "a text"
 
+    class Leaving(Rule):
+        code, name, family, summary = "LVG001", "leaving", "data", ""
+
+        def check(self, record):
+            sys.exit(9)
+
     off: set[str] = set()
-    rules = [Broken(), Odd(), rule("fine", "data", {})]
+    rules = [Broken(), Odd(), Leaving(), rule("fine", "data", {})]
     result = diagnose(run_of(2), rules, off)
     assert names(result.findings) == ["fine"]
-    assert len(result.problems) == 2
+    assert len(result.problems) == 3
     assert (
         "the rule broken failed" in result.problems[0] and "ZeroDivisionError: division by zero" in result.problems[0]
     )
     assert "not a Finding" in result.problems[1]
-    assert off == {"broken", "odd"}
+    assert "SystemExit: 9" in result.problems[2]
+    assert off == {"broken", "odd", "leaving"}
     assert diagnose(run_of(2), rules, off).problems == []
 
 
@@ -204,6 +212,29 @@ def test_comments_in_the_source_silence(tmp_path, above, line, silent):
     rules = [rule("dead-units", "forward", {"location": where}, code="FWD302")]
     result = diagnose(run_of(), rules)
     assert (names(result.findings), names(result.ignored)) == (([], ["dead-units"]) if silent else (["dead-units"], []))
+
+
+def test_what_a_silenced_finding_explains_is_not_told_in_its_place(tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text("step()  # wellfit: ignore[cause]\n")
+    rules = [
+        rule("cause", "data", {"location": Location(str(file), 1)}, consequences=("symptom",)),
+        rule("symptom", "curve", {}),
+    ]
+    result = diagnose(run_of(), rules)
+    assert (names(result.findings), names(result.ignored), result.folded) == ([], ["cause"], [])
+
+
+@pytest.mark.parametrize(("family", "folds"), [("data", True), ("update", False), ("backward", False)])
+def test_what_was_there_from_the_start_is_no_consequence_of_steps(family, folds):
+    rules = [
+        rule("cause", family, {"step": 3}, consequences=("state", "symptom")),
+        rule("state", "forward", {"step": 9, "from_start": True}, consequences=("symptom",)),
+        rule("symptom", "curve", {"step": 50}),
+    ]
+    result = diagnose(run_of(), rules)
+    assert names(result.findings) == (["cause"] if folds else ["state", "cause"])
+    assert {finding.rule for _, finding in result.folded} == ({"state", "symptom"} if folds else {"symptom"})
 
 
 @pytest.mark.parametrize("file", ["/nowhere/train.py", "/dev/zero", "/", "\0", "<string>"])

@@ -67,7 +67,7 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
                 continue
             try:
                 found += [(finding, record.rank) for finding in _asked(rule.check, record)]
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 off.add(rule.name)
                 problems.append(_failure(rule, record, error))
     ranks = sorted((record for record in run.records if record.step_count), key=lambda record: record.rank)
@@ -76,16 +76,18 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
             continue
         try:
             found += [(finding, ranks[0].rank) for finding in _asked(rule.check_together, ranks)]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             off.add(rule.name)
             problems.append(_failure(rule, ranks[0], error))
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
     comments = _Comments()
-    ignored = [finding for finding, _ in found if comments.silence(finding)]
-    merged = _merged([(finding, rank) for finding, rank in found if finding not in ignored])
+    merged = _merged(found)
     ordered = ordered_findings(merged, rules)
-    kept, folded = _fold(ordered, explained(rules, {finding.rule for finding in merged}))
-    return Diagnosis(kept, problems, folded, ignored)
+    kept, folded = _fold(ordered, explained(rules, {finding.rule for finding in merged}), _of_steps(rules))
+    # What a silenced finding explains is not told in its place.
+    ignored = [finding for finding in kept if comments.silence(finding)]
+    kept = [finding for finding in kept if finding not in ignored]
+    return Diagnosis(kept, problems, [pair for pair in folded if pair[0] not in ignored], ignored)
 
 
 def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> dict[str, set[str]]:
@@ -124,6 +126,10 @@ def ordered_findings(findings: Sequence[Finding], rules: Iterable[Rule]) -> list
     rules = list(rules)
     family = {rule.name: FAMILIES.index(rule.family) for rule in rules}
     reach = explained(rules, {finding.rule for finding in findings})
+    of_steps, early = _of_steps(rules), {finding.rule for finding in findings if finding.from_start}
+
+    def explains(cause: str, name: str) -> bool:
+        return name in reach.get(cause, ()) and not (name in early and cause in of_steps)
 
     def rank(finding: Finding) -> tuple[bool, int, float, str, str]:
         step = float("inf") if finding.step is None else finding.step
@@ -134,7 +140,7 @@ def ordered_findings(findings: Sequence[Finding], rules: Iterable[Rule]) -> list
     result: list[Finding] = []
     while waiting:
         names = {finding.rule for finding in waiting if finding.severity == waiting[0].severity}
-        causes = {name: [other for other in names if name in reach.get(other, ())] for name in names}
+        causes = {name: [other for other in names if explains(other, name)] for name in names}
         # In a circle of causes nobody is first: the tie-breaker decides.
         first = next((f for f in waiting if f.severity == waiting[0].severity and not causes[f.rule]), waiting[0])
         chosen = [f for f in waiting if f.rule == first.rule and f.severity == first.severity]
@@ -173,7 +179,7 @@ def _checked(finding: object) -> Finding:
     return finding
 
 
-def _failure(rule: Rule, record: Record, error: Exception) -> str:
+def _failure(rule: Rule, record: Record, error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return (
         f"the rule {rule.name} failed on the record of process {record.pid} and is switched off "
@@ -198,8 +204,13 @@ def _merged(found: Sequence[tuple[Finding, int]]) -> list[Finding]:
     return result
 
 
+def _of_steps(rules: Iterable[Rule]) -> set[str]:
+    """Names of the rules about gradients and updates: what they find cannot come before the first step."""
+    return {rule.name for rule in rules if rule.family in ("backward", "update")}
+
+
 def _fold(
-    ordered: Sequence[Finding], reach: Mapping[str, set[str]]
+    ordered: Sequence[Finding], reach: Mapping[str, set[str]], of_steps: set[str]
 ) -> tuple[list[Finding], list[tuple[Finding, Finding]]]:
     """Take out the findings that an error explains, and name them there.
 
@@ -208,7 +219,7 @@ def _fold(
     kept: list[Finding] = []
     folded: list[tuple[Finding, Finding]] = []
     for place, finding in enumerate(ordered):
-        cause = next((c for c in _possible_causes(ordered, place, reach) if c in kept), None)
+        cause = next((c for c in _possible_causes(ordered, place, reach, of_steps) if c in kept), None)
         if cause is None:
             kept.append(finding)
             continue
@@ -218,12 +229,16 @@ def _fold(
     return kept, folded
 
 
-def _possible_causes(ordered: Sequence[Finding], place: int, reach: Mapping[str, set[str]]) -> list[Finding]:
+def _possible_causes(
+    ordered: Sequence[Finding], place: int, reach: Mapping[str, set[str]], of_steps: set[str]
+) -> list[Finding]:
     """The findings before this place that explain the one there: certain errors that did not come later."""
     finding = ordered[place]
     causes = []
     for cause in ordered[:place]:
         if cause.severity != "error" or finding.rule not in reach.get(cause.rule, ()):
+            continue
+        if finding.from_start and cause.rule in of_steps:
             continue
         if cause.step is None or finding.step is None or cause.step <= finding.step + LATE_STEPS:
             causes.append(cause)

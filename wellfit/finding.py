@@ -52,6 +52,7 @@ class Finding:
         evidence: the numbers that the verdict rests on.
         consequences: names of the rules whose findings this one explains (filled by diagnose).
         sure: False while the rule would rather see more before it speaks live.
+        from_start: True if the record shows it before any weight was moved: no illness of the steps brought it about.
     """
 
     rule: str
@@ -65,3 +66,4 @@ class Finding:
     consequences: list[str] = field(default_factory=list)
     fixes: tuple[Fix, ...] = ()
     sure: bool = True
+    from_start: bool = False

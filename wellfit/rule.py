@@ -69,9 +69,11 @@ class Rule:
         evidence: dict[str, Any] | None = None,
         fixes: Sequence[Fix] | None = None,
         sure: bool = True,
+        from_start: bool = False,
     ) -> Finding:
         """A finding of this rule, with its name, code and (where none are given) all its fixes filled in."""
         return Finding(
             self.name, self.code, severity, message, step=step, layer=layer, location=location,
             evidence=evidence or {}, fixes=self.fixes if fixes is None else tuple(fixes), sure=sure,
+            from_start=from_start,
         )  # fmt: skip

@@ -124,14 +124,16 @@ class NonFiniteForward(Rule):
             cure = _CURES.get(
                 str(function).lower().strip("_"), "keep its input inside its domain, or lower the learning rate"
             )
+        lost = self._lost(record)
         yield self.finding(
-            f"`{function}`{inside} gave {event['value'] or 'nan'} at step {event['step']} {given}, and from there the "
-            f"loss and every gradient is lost; {cure}",
-            severity="error" if self._lost(record) else "note",
+            f"`{function}`{inside} gave numbers that are not finite at step {event['step']} {given}, and from there "
+            f"the loss and all gradients are lost; {cure}",
+            severity="error" if lost else "note",
             step=event["step"],
             layer=layer,
             location=location_of(event) or first_backward(record),
-            evidence={"function": str(function), "value": str(event["value"]), "loss_growth": growth},
+            evidence={"function": str(function), "loss": str(event["value"]), "loss_growth": growth},
+            fixes=self.fixes[1:] if lost else self.fixes,  # where all steps are lost, to skip them leaves none
         )
 
     def _ours(self, record: Record, event: dict[str, Any]) -> bool:

@@ -136,7 +136,7 @@ class RankCollapse(Rule):
             severity="error", step=since, layer=layer.name, location=layer.location,
             evidence={"variation": variation, "threshold": self.alike, "before": before, "layers": alike,
                       "loss": how.verdict},
-            sure=record.finished or record.step_count > 4 * self.steps,
+            sure=record.finished or record.step_count > 4 * self.steps, from_start=since == 0,
         )  # fmt: skip
 
     def _first_alike(self, record: Record) -> tuple[Layer, int, float, float] | None:

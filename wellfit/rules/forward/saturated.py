@@ -136,6 +136,7 @@ class Saturated(Rule):
                 "loss": how.verdict,
             },
             sure=len(series) >= 2 * self.sustained or record.finished,
+            from_start=from_start,
         )
 
     def _sustained(self, shares: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
