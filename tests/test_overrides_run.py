@@ -216,6 +216,27 @@ def test_training_in_eval_mode_is_led_back_to_train_mode(forks: Forks, tmp_path:
     assert states and states[-1]["training_layers"] and not states[-1]["eval_layers"]
 
 
+def test_batch_norm_alone_in_eval_mode_is_led_back_too(forks: Forks, tmp_path: Path) -> None:
+    ran = forks.run(
+        tmp_path,
+        """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+model.train()
+model[1].eval()
+for _ in range(4):
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+print(model[1].num_batches_tracked.item(), model[1].training)
+""",
+        "mode=correct",
+    )
+    assert (ran.code, ran.lines) == (0, ["3 False"]), ran.err
+
+
 EPOCHS = """
 import random
 import numpy

@@ -118,7 +118,7 @@ class Mode(Override):
 
         if not torch.is_grad_enabled():
             self._turn(root, False)
-        elif not root.training:
+        elif not root.training or any(_depends_on_mode(layer) and not layer.training for layer in root.modules()):
             place = here_text()
             if place in self._lines.get(root, ()):
                 self._turn(root, True)

@@ -21,7 +21,7 @@ _CERTAIN = 20  # watched steps after which the sign of a logarithm will not chan
 _LOGARITHMS = ("nll_loss", "kl_div")
 _BINARY = "its targets are not between 0 and 1; give it 0 and 1, or take cross_entropy for more than two classes"
 _NEVER_NEGATIVE = {
-    "nll_loss": "it is given probabilities where it expects their logarithms; take log_softmax before it, or "
+    "nll_loss": "it is given scores or probabilities where it expects their logarithms; take log_softmax before it, or "
     "cross_entropy on the plain outputs",
     "kl_div": "it is given probabilities where it expects their logarithms; take log_softmax before it",
     "cross_entropy": "its target probabilities are negative; make them positive",

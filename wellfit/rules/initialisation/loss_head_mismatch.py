@@ -70,8 +70,9 @@ class LossHeadMismatch(Rule):
         "lr-low",
         "diverged",
         "init-gain",
+        "sign-or-minimum",
     )
-    fixes = (Fix("Take the last function out, or use the loss that goes with it", override="loss=pair"),)
+    fixes = (Fix("Let the last function and the loss go together", override="loss=pair"),)
 
     out_of_range: float = 0.25  # share of the targets' rms that lies outside the head's range (0 if reachable)
 

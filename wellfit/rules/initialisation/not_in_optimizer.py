@@ -133,7 +133,7 @@ class NotInOptimizer(Rule):
         weights = [parameter for parameter in free if len(parameter.shape) >= 2]
         strays = [p for p in weights if (layer := record.layers.get(p.layer)) is not None and not layer.registered]
         if strays:
-            yield self._unregistered(record, strays)
+            yield self._unregistered(record, free, strays)
         rest = [parameter for parameter in free if parameter not in strays and not self._stray(record, parameter)]
         if rest:
             yield self._forgotten(record, optimizers, rest)
@@ -156,16 +156,16 @@ class NotInOptimizer(Rule):
             evidence={"held": len(known), "trainable": 0}, sure=settled(record, self.steps_sure),
         )  # fmt: skip
 
-    def _unregistered(self, record: Record, strays: list[Parameter]) -> Finding:
+    def _unregistered(self, record: Record, free: list[Parameter], strays: list[Parameter]) -> Finding:
         layers = list(dict.fromkeys(parameter.layer for parameter in strays))
         first: Layer = record.layers[layers[0]]
-        count = sum(parameter.size for parameter in strays)
+        count = sum(parameter.size for parameter in free if parameter.layer in layers)
         many = f"{len(layers)} layers are" if len(layers) > 1 else f"the layer `{layers[0]}` is"
         return self.finding(
             f"{many} called in training but not registered in any module (kept in a plain list or made elsewhere): "
-            f"no optimizer holds their {count} weights, so they stay random; keep them in nn.ModuleList",
+            f"no optimizer holds their {count} parameters, so they stay random; keep them in nn.ModuleList",
             severity="error", step=self.steps_seen, layer=layers[0], location=first.location,
-            evidence={"layers": layers[:10], "weights": count}, sure=settled(record, self.steps_seen + 1),
+            evidence={"layers": layers[:10], "parameters": count}, sure=settled(record, self.steps_seen + 1),
         )  # fmt: skip
 
     def _forgotten(self, record: Record, optimizers: list[Optimizer], free: list[Parameter]) -> Finding:
@@ -174,8 +174,9 @@ class NotInOptimizer(Rule):
         flat = condition(record).verdict in ("flat", "diverging")
         certain = bool(fresh) or (bool(weights) and flat)
         named = fresh or weights or free
-        count = sum(parameter.size for parameter in named)
         layers = list(dict.fromkeys(parameter.layer for parameter in named))
+        named = [*named, *(one for one in free if one.layer in layers and one not in named)]
+        count = sum(parameter.size for parameter in named)
         state = "freshly made" if fresh else "trainable"
         return self.finding(
             f"no optimizer holds `{named[0].name}`"
@@ -183,10 +184,20 @@ class NotInOptimizer(Rule):
             + f" ({count} {state} parameters in {len(layers)} layers), though the loss reaches them: they never "
             "change; add them to the optimizer, or set requires_grad = False to say that this is meant",
             severity="error" if certain else "note", step=self.steps_seen, layer=layers[0],
-            location=optimizers[0].location or named[0].location,
+            location=_to_blame(optimizers).location or named[0].location,
             evidence={"layers": layers[:10], "parameters": len(named), "fresh": len(fresh)},
             sure=settled(record, self.steps_sure),
         )  # fmt: skip
+
+
+def _to_blame(optimizers: list[Optimizer]) -> Optimizer:
+    """The optimizer that holds only what one before it holds already, as where a name was copied; else the first."""
+    held: set[str] = set()
+    for optimizer in optimizers:
+        if optimizer.parameters and held.issuperset(optimizer.parameters):
+            return optimizer
+        held.update(optimizer.parameters)
+    return optimizers[0]
 
 
 def _freezing_line(record: Record) -> Location | None:

@@ -193,5 +193,6 @@ class Forgets(Rule):
             f"that of guessing; {cure}, or shorten the sequences",
             severity="error", layer=layer.name, location=layer.location,
             evidence={"size": size, "moments": moments(layer) or 0, "first_to_last": self.first_to_last},
+            fixes=self.fixes if layer.class_name == "LSTM" else self.fixes[1:],
             sure=settled(record, self.sure_steps),
         )  # fmt: skip
