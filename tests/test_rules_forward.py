@@ -10,14 +10,16 @@ import pytest
 from made_training import FALLING, FLAT, NAN, Training, place, row
 
 from wellfit.record import Record
+from wellfit.rules.forward.activation_growth import ActivationGrowth
 from wellfit.rules.forward.dead_units import DeadUnits
 from wellfit.rules.forward.detached import Detached
 from wellfit.rules.forward.non_finite_forward import NonFiniteForward
 from wellfit.rules.forward.output_collapse import OutputCollapse
+from wellfit.rules.forward.rank_collapse import RankCollapse
 from wellfit.rules.forward.saturated import Saturated
 from wellfit.rules.forward.unused_module import UnusedModule
 
-RULES = [DeadUnits, Detached, NonFiniteForward, OutputCollapse, Saturated, UnusedModule]
+RULES = [ActivationGrowth, RankCollapse, DeadUnits, Detached, NonFiniteForward, OutputCollapse, Saturated, UnusedModule]
 
 
 def two_layers(folder: Path, activation: str = "relu") -> Training:
@@ -75,6 +77,14 @@ def test_dead_units_of_a_run_that_learns_are_a_note(tmp_path: Path) -> None:
 
 def test_half_of_the_units_may_be_silent(tmp_path: Path) -> None:
     assert list(DeadUnits().check(dying(tmp_path, 0.55, FLAT))) == []
+
+
+@pytest.mark.parametrize(("quiet", "named"), [(5, True), (4, False)])
+def test_a_layer_that_says_nothing_at_all_is_dead_before_20_batches(tmp_path: Path, quiet: int, named: bool) -> None:
+    told = two_layers(tmp_path)
+    told.measure("activation", "hidden", [row(low=50.0)] * 6 + [row(low=100.0)] * quiet)
+    found = list(DeadUnits().check(told.record(FLAT)))
+    assert [(one.severity, one.step) for one in found] == ([("error", 6)] if named else [])
 
 
 def test_silent_units_of_the_output_are_no_illness(tmp_path: Path) -> None:
@@ -265,3 +275,71 @@ def test_a_layer_whose_weight_is_given_to_a_function_is_used(tmp_path: Path) -> 
     told.layer("spare", 30, order=-1)
     told.event("no-gradient", 0, optimizer=0, parameters=["spare.bias"], total=6)
     assert list(UnusedModule().check(told.record(FLAT))) == []
+
+
+# rank-collapse, activation-growth ------------------------------------------------------------------------------------
+
+
+def layered(folder: Path, variations: list[list[float]], losses: list[float], rms: float = 1.0) -> Record:
+    """Layers in a chain, each with its batch variation at every step."""
+    told = Training(folder)
+    for number, course in enumerate(variations):
+        told.layer(f"l{number}", 10 + number)
+        told.measure("activation", f"l{number}", [row(rms, b=b) for b in course])
+    return told.record(losses)
+
+
+VARIED, ALIKE = [0.5] * 20, [1e-4] * 20
+
+
+@pytest.mark.parametrize(
+    ("variations", "losses", "named"),
+    [
+        ([VARIED, ALIKE, ALIKE, VARIED], FLAT, "l1"),
+        ([VARIED, ALIKE, ALIKE, VARIED], FALLING, None),
+        ([VARIED, ALIKE, ALIKE, VARIED], FLAT[:40], None),  # too short
+        ([ALIKE, ALIKE, ALIKE, VARIED], FLAT, None),  # what goes in is the same already
+        ([VARIED, VARIED, VARIED, ALIKE], FLAT, None),  # the answer: output-collapse
+        ([VARIED, [1e-4] * 19 + [0.5], VARIED, VARIED], FLAT, None),  # no longer so at the end
+        ([VARIED, [1e-4] * 4, VARIED, VARIED], FLAT, None),  # hardly measured
+    ],
+)
+def test_features_that_are_alike(
+    tmp_path: Path, variations: list[list[float]], losses: list[float], named: str | None
+) -> None:
+    found = list(RankCollapse().check(layered(tmp_path, variations, losses)))
+    assert [one.layer for one in found] == ([named] if named else [])
+    assert all(one.from_start and one.evidence["layers"] == 2 for one in found)
+
+
+def test_features_that_become_alike_do_so_at_a_step(tmp_path: Path) -> None:
+    [found] = RankCollapse().check(layered(tmp_path, [VARIED, [0.5] * 8 + [1e-4] * 12, VARIED, VARIED], FLAT))
+    assert found.step == 8 and not found.from_start
+
+
+def test_a_dead_layer_is_left_to_dead_units(tmp_path: Path) -> None:
+    assert list(RankCollapse().check(layered(tmp_path, [VARIED, ALIKE, VARIED, VARIED], FLAT, rms=0.0))) == []
+
+
+RISING = [2.0 * 1.1**step for step in range(80)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "losses", "named"),
+    [
+        ([1.0] * 40 + [100.0] * 40, RISING, "l1"),
+        ([1.0] * 40 + [100.0] * 40, FALLING, None),
+        ([1.0] * 40 + [20.0] * 40, RISING, None),  # healthy runs grow as much
+        ([1.0] * 40 + [100.0] * 38 + [1.0] * 2, RISING, None),  # come down again
+        ([0.01] * 5 + [1.0] * 75, RISING, None),  # the warm-up
+        ([1.0] * 40 + [100.0] * 30 + [math.inf] * 10, [*RISING[:70], *[NAN] * 10], "l1"),
+        ([1.0] * 15, RISING, None),
+    ],
+)
+def test_activations_that_grow(tmp_path: Path, sizes: list[float], losses: list[float], named: str | None) -> None:
+    told = Training(tmp_path)
+    for number, course in enumerate(([1.0] * 80, sizes, sizes)):  # the last one is the head
+        told.layer(f"l{number}", 10 + number)
+        told.measure("activation", f"l{number}", [row(rms) for rms in course])
+    found = list(ActivationGrowth().check(told.record(losses)))
+    assert [(one.layer, one.step) for one in found] == ([(named, 40)] if named else [])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wellfit.record import Record
+from wellfit.rules.backward.useless_bias import UselessBias
 from wellfit.rules.initialisation.dropout_extreme import DropoutExtreme
 from wellfit.rules.normalisation.bn_gap import BnGap
 from wellfit.rules.normalisation.bn_mode import BnMode
@@ -257,3 +258,46 @@ def test_dropout_before_batch_norm(
 ) -> None:
     found = list(DropoutBeforeBn().check(dropped(tmp_path, losses, p, norm=norm)))
     assert [one.severity for one in found] == severities
+
+
+BIASED: list[dict[str, Any]] = [
+    {"id": 0, "op": "NllLossBackward0", "next": [1]},
+    {"id": 1, "op": "NativeBatchNormBackward0", "next": [2, 5, 6], "layer": "norm"},
+    {"id": 2, "op": "AddmmBackward0", "next": [3, 4], "layer": "fc"},
+    {"id": 3, "op": "AccumulateGrad", "parameter": "fc.bias", "shape": [8]},
+    {"id": 4, "op": "AccumulateGrad", "parameter": "fc.weight", "shape": [8, 4]},
+    {"id": 5, "op": "AccumulateGrad", "parameter": "norm.weight", "shape": [8]},
+    {"id": 6, "op": "AccumulateGrad", "parameter": "norm.bias", "shape": [8]},
+]
+
+
+def behind(op: str) -> list[dict[str, Any]]:
+    """The same with an operation between the layer and the norm."""
+    return [{**node, "next": [9, 5, 6]} if node["id"] == 1 else node for node in BIASED] + [
+        {"id": 9, "op": op, "next": [2]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "named"),
+    [
+        (BIASED, True),
+        (behind("TransposeBackward0"), True),
+        (behind("ReluBackward0"), False),
+        ([{**node, "next": [1, 2]} if node["id"] == 0 else node for node in BIASED], False),  # a way around the norm
+        ([{**node, "next": [1, 3]} if node["id"] == 0 else node for node in BIASED], False),  # the bias has more to do
+        ([{**node, "shape": [4]} if node["id"] == 5 else node for node in BIASED], False),  # other channels
+        ([{**node, "layer": None} if node["id"] == 1 else node for node in BIASED], False),  # of no norm in train mode
+    ],
+)
+def test_a_bias_that_batch_norm_takes_away(tmp_path: Path, nodes: list[dict[str, Any]], named: bool) -> None:
+    made = MadeRun(tmp_path)
+    made.declare("layer", name="fc", **{"class": "Linear"}, kind="linear", order=0, location=PLACE)
+    made.declare("layer", name="norm", **{"class": "BatchNorm1d"}, kind="norm", order=1, location=PLACE)
+    made.declare("parameter", name="fc.bias", layer="fc", shape=[8], requires_grad=True, optimizer=0,
+                 initial={"std": 0.1, "rms": 0.1, "amax": 0.3})  # fmt: skip
+    made.declare("graph", step=0, backward=0, nodes=nodes)
+    made.out.statistics(0, [(made.out.series("norm", "norm"), 32, 0.1, 0.2, 1.0, 1.0, NAN, NAN, NAN)])
+    made.step(2.3)
+    found = list(UselessBias().check(made.record()))
+    assert [(one.severity, one.layer) for one in found] == ([("note", "fc")] if named else [])

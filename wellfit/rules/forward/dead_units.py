@@ -20,9 +20,9 @@ class DeadUnits(Rule):
 
     What it checks
         The share of a layer's units (channels of a convolution) that were 0 for every element of the last 20 sampled
-        batches. Above `dead_share` in a hidden layer, for the last `sustained` samples, is a finding. It is an error
-        when the run is not doing its job, or when a layer is dead altogether and the model gives the same answer for
-        all inputs; else a note.
+        batches. Above `dead_share` in a hidden layer, for the last `sustained` samples, is a finding; so is a layer of
+        which no unit spoke in the last `mute` samples. It is an error when the run is not doing its job, or when a
+        layer is dead altogether and the model gives the same answer for all inputs; else a note.
 
     Why it hurts
         A unit that is 0 for all inputs has a gradient of 0: it will never come back, and all that leads to it alone
@@ -64,6 +64,7 @@ class DeadUnits(Rule):
 
     dead_share: float = 0.6  # share of units; healthy runs reach 0.53 (an autoencoder), faulty ones 0.52 .. 1
     sustained: int = 3  # sampled steps for which the share stays above, each looking back on 20 batches
+    mute: int = 5  # last sampled steps in which no unit of a layer spoke; then 20 batches are not waited for
     same_answer: float = 0.02  # batch variation of the output below which all inputs get one answer; healthy: >= 0.097
 
     @staticmethod
@@ -114,8 +115,9 @@ class DeadUnits(Rule):
         known = len(_ages(series)) >= self.sustained or record.finished
         units = f"{share:.0%}" + (f" of its {count} units" if (count := _units(layer)) else " of its units")
         others = f" ({len(sick)} of {len(layers)} such layers)" if len(sick) > 1 else ""
+        batches = "20 batches" if len(_ages(series)) else f"the last {self.mute} sampled batches"
         yield self.finding(
-            f"`{layer.name}` is dead{others}: {units} gave 0 for 20 batches, so they get no gradient and never learn "
+            f"`{layer.name}` is dead{others}: {units} gave 0 for {batches}, so they get no gradient and never learn "
             "again; start biases at 0, lower the learning rate or use LeakyReLU",
             severity="error" if how.ill or cut else "note",
             step=_since(series, self.dead_share),
@@ -129,11 +131,14 @@ class DeadUnits(Rule):
                 "loss": how.verdict,
             },
             sure=known,
+            from_start=share >= 1 and _mute_at_first(record, layer),
         )
 
     def _share(self, series: Series) -> float:
-        """The lowest share of silent units over the last samples; 0 before 20 batches were seen."""
+        """The lowest share of silent units over the last samples; 0 before 20 batches were seen, unless none speaks."""
         ages = _ages(series)
+        if len(ages) == 0 and _mute(series, self.mute):
+            return 1.0
         return float(ages[-self.sustained :].min()) if len(ages) else 0.0
 
 
@@ -143,10 +148,26 @@ def _ages(series: Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return ages[18:]  # of a functional ReLU the first batch is not measured: which function follows is not known yet
 
 
+def _mute(series: Series, samples: int) -> bool:
+    """Whether all of so many last samples were 0 in all units: more is not needed to call them dead."""
+    last = series.low_share[-samples:]
+    return len(last) == samples and bool(np.all(last >= 1))
+
+
+def _mute_at_first(record: Record, layer: Layer) -> bool:
+    """Whether a ReLU module, here or behind the layer, gave nothing but 0 in the very first batch."""
+    here = (each for each in record.layers.values() if each.order in (layer.order, layer.order + 1))
+    relus = [record.series("activation", each.name) for each in here if each.kind == "activation"]
+    return any(len(series) and series.step[0] == 0 and series.low_share[0] >= 1 for series in relus)
+
+
 def _since(series: Series, limit: float) -> int:
     """The step at which the 20 batches of silence began that first brought the share above the limit."""
     above = np.flatnonzero(series.a > limit)
-    return int(series.step[max(int(above[0]) - 19, 0)]) if len(above) else 0
+    if len(above):
+        return int(series.step[max(int(above[0]) - 19, 0)])
+    speaking = np.flatnonzero(series.low_share < 1)
+    return int(series.step[min(int(speaking[-1]) + 1, len(series) - 1)]) if len(speaking) else 0
 
 
 def _rectified(record: Record) -> list[Layer]:
