@@ -291,10 +291,13 @@ def test_a_step_outside_of_the_loop(tmp_path: Path, inside: str, after: str, pai
 
 
 def clipped(
-    folder: Path, losses: list[float], limit: float = 0.01, norm: float = 1.0, path: float = 0.02, **optimizer: object
-) -> Record:
+    folder: Path, losses: list[float], limit: float = 0.01, norm: float = 1.0, path: float = 0.02, decay: float = 0.0,
+    **optimizer: object,
+) -> Record:  # fmt: skip
     """Each of 80 steps clips this norm to the limit, and all of them move a weight by `path` of its size."""
     told = Training(folder)
+    told.out.declare({"type": "hyper", "id": 0, "optimizer": 0, "group": 0, "name": "weight_decay"})
+    told.out.row(ord("H"), 0, 0, 0, decay, 0.0)
     if optimizer:
         told.out.declare(
             {"type": "optimizer", "id": 0, "location": place(80), "parameters": ["l0.weight"], **optimizer}
@@ -345,6 +348,17 @@ def test_a_limit_near_the_eps_of_adam_slows_it_too(tmp_path: Path) -> None:
     adam = {"class": "Adam", "groups": [{"eps": 1e-8}]}
     [found] = ClipDominates().check(clipped(tmp_path, FLAT, limit=1e-9, norm=1e-4, **adam))
     assert found.severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "decay", "named"),
+    [("Adam", 0.01, True), ("Adam", 0.5, False), ("Adam", 0.001, False), ("AdamW", 0.01, False)],
+)
+def test_clipping_that_leaves_the_weights_to_their_decay(tmp_path: Path, kind: str, decay: float, named: bool) -> None:
+    """The weight has a length of 4; the gradient of 1 is cut to 0.01."""
+    given = {"class": kind, "groups": [{"eps": 1e-8}], "path": 5.0}
+    found = list(ClipDominates().check(clipped(tmp_path, FLAT, decay=decay, **given)))
+    assert ["weight decay decides" in one.message for one in found] == ([True] if named else [])
 
 
 def same_norm(folder: Path, norms: list[float]) -> Record:

@@ -13,10 +13,12 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Clip, Optimizer, Record
 from wellfit.record.curves import Floats
 from wellfit.rule import Rule
+from wellfit.rules.decays import is_coupled, largest_decay
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.grids import grid
 from wellfit.rules.ratios import path_length, update_ratios
 
+_FIRST = 5  # samples that tell how long the weights were
 _BY_SIZE = {"SGD", "ASGD"}  # optimizers whose step grows with the gradient; the others divide by its size
 
 
@@ -53,7 +55,9 @@ class ClipDominates(Rule):
         it; or one of each number (clip_grad_value_) to which half of the gradient, by its rms, comes up. Where no such
         call was seen but the gradients of `same` of the steps have the same norm within `tolerance`, it must also be
         below `faint` of that of the weights. Optimizers that divide by the size of the gradient (Adam) are slowed only
-        by a limit that brings it near their eps (`by_eps`); of several optimizers this is asked of the first.
+        by a limit that brings it near their eps (`by_eps`); of several optimizers this is asked of the first. Where the
+        optimizer adds weight decay to the gradient, and the decay is stronger than what the limit leaves of it, the
+        weights need not stand still.
 
     Why it hurts
         All steps have the length learning rate x limit: the weights stay where they are, however steep the loss.
@@ -79,7 +83,7 @@ class ClipDominates(Rule):
     family = "backward"
     summary = "nearly every gradient is clipped to a small part of itself"
     reads = ("clip", "gradient.rms", "update.rms", "loss")
-    consequences = ("lr-low", "plateau", "update-lost", "fp16-underflow", "never-updated")
+    consequences = ("decay-dominates", "lr-low", "plateau", "update-lost", "fp16-underflow", "never-updated")
     fixes = (
         Fix("Raise the limit of clipping to the usual norm", safe=True),
         Fix("Take the clipping away", override="no-clip"),
@@ -143,17 +147,23 @@ class ClipDominates(Rule):
             return
         ratios = update_ratios(record)
         path, median = path_length(ratios, record.step_count), ratios.median
-        if not path < self.short_path or not np.isfinite(median).any():
+        if not np.isfinite(median).any():
             return
         cut = self._called(record) or self._fingerprint(record)
         optimizer = next((one for one in record.optimizers.values() if one.parameters), None)
-        if cut is None or optimizer is None or not self._slows(record, optimizer):
+        if cut is None or optimizer is None:
+            return
+        if record.finished and self._left_to_decay(record, cut, optimizer):
+            yield self._told(record, state, cut, path, optimizer, "so weight decay decides where the weights go")
+            return
+        if not path < self.short_path or not self._slows(record, optimizer):
             return
         if path * cut.ratio < self.short_path:  # without the limit, too, the steps would be too short
             return
         stuck = state.verdict == "flat" and np.nanmax(median) < self.tiny and state.steps >= self.flat_steps
         if record.finished or stuck:
-            yield self._told(record, state, cut, path, optimizer)
+            moved = f"so the weights moved only {100 * path:.2g} % of their size in {record.step_count} steps"
+            yield self._told(record, state, cut, path, optimizer, moved)
 
     def _called(self, record: Record) -> _Cut | None:
         """The call that cuts most, of those that cut most gradients."""
@@ -206,6 +216,19 @@ class ClipDominates(Rule):
             return None
         return _Cut(share, math.nan, middle, math.nan, None, None, int(gradients.step[0]))
 
+    def _left_to_decay(self, record: Record, cut: _Cut, optimizer: Optimizer) -> bool:
+        """Whether the decay is stronger than what is left of the gradient, but not than the gradient as it was."""
+        decay = largest_decay(record, optimizer)
+        if decay <= 0 or not is_coupled(optimizer):
+            return False
+        own = [record.parameters[name] for name in optimizer.parameters if name in record.parameters]
+        sizes = grid(record, "parameter", [parameter.name for parameter in own])
+        length = sizes.norm({parameter.name: parameter.size for parameter in own})[:_FIRST]
+        if not np.isfinite(length).any():
+            return False
+        pull = decay * float(np.nanmedian(length))
+        return bool(pull > cut.limit and not pull > cut.limit * cut.ratio)
+
     def _slows(self, record: Record, optimizer: Optimizer) -> bool:
         """Whether a smaller gradient makes a shorter step."""
         if optimizer.class_name in _BY_SIZE:
@@ -216,7 +239,9 @@ class ClipDominates(Rule):
         rms = gradients.median
         return bool(np.isfinite(rms).any()) and float(np.nanmedian(rms)) < self.by_eps * eps
 
-    def _told(self, record: Record, state: Condition, cut: _Cut, path: float, optimizer: Optimizer) -> Finding:
+    def _told(
+        self, record: Record, state: Condition, cut: _Cut, path: float, optimizer: Optimizer, effect: str
+    ) -> Finding:
         percent, cure = f"{100 * cut.share:.0f} % of the gradients", "raise the limit to what most have without it"
         if math.isfinite(cut.ratio):
             shows = f"{percent} are cut, from a median norm of {cut.ratio * cut.limit:.3g} to {cut.limit:.3g}"
@@ -228,9 +253,8 @@ class ClipDominates(Rule):
         else:
             shows = f"{percent} have the same norm, {cut.limit:.3g}, as if something cut them to it"
         return self.finding(
-            f"clipping sets the length of the steps: {shows}, so the weights moved only {100 * path:.2g} % of their "
-            f"size in {record.step_count} steps and the loss stays at {state.end:.4g} (it began at {state.start:.4g}); "
-            f"{cure}",
+            f"clipping sets the length of the steps: {shows}, {effect} and the loss stays at {state.end:.4g} (it began "
+            f"at {state.start:.4g}); {cure}",
             severity="error", step=cut.step, location=cut.place or optimizer.location,
             evidence={"clipped": cut.share, "limit": cut.limit, "path": path, "start": state.start, "end": state.end,
                       **({"ratio": cut.ratio} if math.isfinite(cut.ratio) else {})},

@@ -12,13 +12,11 @@ from wellfit.condition import Condition, condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
+from wellfit.rules.decays import is_coupled, largest_decay
 from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.grids import grid
 from wellfit.rules.layering import answers_alike
 from wellfit.rules.ratios import weights
-
-# Optimizers that add the decay to the gradient; all others take it from the weights directly, as AdamW does.
-_COUPLED = {"SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class DecayDominates(Rule):
                 optimizer.step()
 
     def check(self, record: Record) -> Iterator[Finding]:
-        if not any(_decay(record, optimizer) > 0 for optimizer in record.optimizers.values()):
+        if not any(largest_decay(record, optimizer) > 0 for optimizer in record.optimizers.values()):
             return
         state = condition(record)
         if state.verdict == "non-finite" or not fits_poorly(state, self.unlearned):
@@ -151,7 +149,7 @@ class DecayDominates(Rule):
 
     def _shrinking(self, record: Record, optimizer: Optimizer, own: Sequence[Parameter]) -> _Shrinking | None:
         """How the weights fell, if they lost half of their size and it was the decay that took it."""
-        decay = _decay(record, optimizer)
+        decay = largest_decay(record, optimizer)
         sizes = grid(record, "parameter", [parameter.name for parameter in own])
         if decay <= 0 or len(sizes.step) < 2:
             return None
@@ -160,9 +158,7 @@ class DecayDominates(Rule):
         if not len(fallen) or not median[-1] < self.shrunk:
             return None
         step = int(sizes.step[fallen[0]])
-        coupled = optimizer.class_name in _COUPLED and not any(
-            group.get("decoupled_weight_decay") for group in optimizer.groups
-        )
+        coupled = is_coupled(optimizer)
         count = {parameter.name: parameter.size for parameter in own}
         pull = decay * sizes.norm(count)
         if not coupled:
@@ -194,9 +190,3 @@ class DecayDominates(Rule):
                       "start": state.start, "end": state.end, "verdict": state.verdict},
             sure=record.finished or (state.verdict == "flat" and found.left < self.sure_left),
         )  # fmt: skip
-
-
-def _decay(record: Record, optimizer: Optimizer) -> float:
-    """The largest weight decay that a group had at any time; which group holds which parameter is not recorded."""
-    rates = [record.hyper("weight_decay", optimizer.id, group) for group in range(len(optimizer.groups))]
-    return max((float(np.nanmax(rate.value)) for rate in rates if len(rate)), default=0.0)
