@@ -8,6 +8,8 @@ from pathlib import Path
 import probed
 import pytest
 
+from wellfit.runs import runs_text
+
 SCRIPT = """
     import json
     import pathlib
@@ -60,7 +62,8 @@ SCRIPT = """
     before = state()
     session = wellfit.watch()
     told["patched"] = len(changed(before, state())[0])
-    told["twice"] = refused(wellfit.watch)
+    told["twice"] = wellfit.watch("ignored") is session and not pathlib.Path("ignored").exists()
+    told["runs"] = len(list(pathlib.Path(".wellfit").glob("2*")))
     told["too early"] = len(session.run.records)
     train(12)
     told["steps"] = session.run.records[0].step_count
@@ -98,7 +101,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("session")
     script = probed.written(folder, SCRIPT)
     done = probed.plain([str(script)], folder)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("wellfit: this process is watched already: ") and done.stderr.count("\n") == 1
     assert list((folder / ".wellfit").glob("*script*/*.wfr"))
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -117,8 +121,59 @@ def test_a_second_session_after_the_first(told: dict) -> None:
     assert told["second"] == [3, True]
 
 
-def test_watching_twice_is_refused(told: dict) -> None:
-    assert "watched already" in told["twice"]
+def test_watching_twice_gives_back_the_session_and_makes_no_folder(told: dict) -> None:
+    assert told["twice"]
+    assert told["runs"] == 1
+
+
+ENDS = """
+    import os
+    import wellfit
+
+    session = wellfit.watch()
+    if os.fork() == 0:
+        sys.exit()
+    os.wait()
+    print((session.folder / "run.json").read_text())
+    if "die" in sys.argv:
+        os._exit(1)
+"""
+
+
+def test_how_a_session_ended_and_what_began_it_is_in_the_list_of_runs(tmp_path: Path) -> None:
+    script = probed.written(tmp_path, ENDS)
+    done = probed.plain([str(script), "--lr", "3"], tmp_path)
+    assert '"status": "running"' in done.stdout, done.stderr  # the end of a fork is not the end
+    probed.plain([str(script), "die"], tmp_path)
+    whole, cut = runs_text(tmp_path).splitlines()
+    assert "  ended  " in whole and whole.endswith(f"python {script} --lr 3")
+    assert "  cut short  " in cut
+
+
+UNDER = """
+    import wellfit
+
+    with wellfit.watch() as session:
+        assert wellfit.watch() is session
+        net = nn.Linear(4, 2)
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        for step in range(30):
+            if step == 20:
+                session.stop()
+            loss = F.cross_entropy(net(torch.randn(8, 4)), torch.arange(8) % 2)  # no zero_grad
+            loss.backward()
+            opt.step()
+    print([finding.rule for finding in session.diagnose()])
+    sys.exit(3)
+"""
+
+
+def test_under_wellfit_run_a_script_gets_the_session_of_the_run(tmp_path: Path) -> None:
+    script = probed.written(tmp_path, UNDER)
+    done = probed.plain(["-m", "wellfit", "run", "--no-report", str(script)], tmp_path)
+    assert (done.returncode, done.stdout) == (3, "['stale-grad']\n"), done.stderr
+    assert "30 steps" in done.stderr and "watched already" not in done.stderr  # stopping is not the script's
+    assert len(list((tmp_path / ".wellfit").glob("2*"))) == 1
 
 
 @pytest.mark.parametrize(("key", "part"), [("overhead", "overhead"), ("quota", "quota"), ("a file", "page.html")])

@@ -43,7 +43,8 @@ def _ended(meta: dict[str, Any]) -> str:
         return "running" if _alive(meta.get("host_pid")) else "cut short"
     if meta.get("signal"):
         return f"signal {meta['signal']}"
-    return f"exit {meta.get('exit_code')}"
+    code = meta.get("exit_code")
+    return "ended" if code is None else f"exit {code}"  # `wellfit.watch()` ends before its program
 
 
 def _alive(pid: object) -> bool:
