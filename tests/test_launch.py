@@ -394,3 +394,11 @@ def test_what_was_told_as_a_note_is_told_in_full_when_it_ends_as_an_error(tmp_pa
     live._tell(Finding("detached", "FWD308", "note", "x is cut off; join it", layer="x"))
     live._last_words([Finding("detached", "FWD308", "error", "x never learned; join it", layer="x")], "")
     assert "x never learned; join it" in capfd.readouterr().err
+
+
+def test_overrides_of_a_program_that_never_trains(tmp_path):
+    done = wellfit("run", "--override", "lr=0.1", "-c", "print(1)", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("1\n", 0)
+    assert done.stderr == NEVER.replace("imported", "imported; the overrides found nothing to change")
+    listed = wellfit("runs", cwd=tmp_path).stdout
+    assert listed.endswith("  exit 0  no training  --override lr=0.1 -c 'print(1)'\n")

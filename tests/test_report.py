@@ -223,12 +223,17 @@ class TestJson:
         assert first["evidence"]["largest"] == "Infinity" and second["evidence"]["dead_share"] == "NaN"
         assert (first["file"], first["line"]) == (findings[0].location.file, 8)
         assert third["file"] is None and third["layer"] is None
-        assert made["run"]["steps"] == 60 and made["run"]["exit_code"] == 0 and made["run"]["id"] == "run-1"
+        assert (
+            made["verdict"] == "ill"
+            and made["run"]["steps"] == 60
+            and made["run"]["exit_code"] == 0
+            and made["run"]["id"] == "run-1"
+        )
 
     def test_empty_run_follows_it_too(self, empty: Run) -> None:
         made = to_json([], empty)
         jsonschema.validate(made, schema())
-        assert made["findings"] == [] and made["run"]["steps"] == 0 and made["run"]["exit_code"] == 1
+        assert made["findings"] == [] and made["verdict"] == "no-training" and made["run"]["exit_code"] == 1
 
     def test_the_schema_refuses_what_it_should(self, empty: Run) -> None:
         made = to_json([Finding("a", "b", "error", "c")], empty)

@@ -11,7 +11,8 @@ from fixtures_report import write_run
 from wellfit.finding import Finding
 from wellfit.probe.writer import Writer
 from wellfit.record import Run, open_run
-from wellfit.report import summary_text, to_github, to_sarif
+from wellfit.report import summary_text, to_github, to_json, to_sarif
+from wellfit.report.page_data import Limits, page_data
 from wellfit.runs import runs_text
 
 ILL = Finding("plateau", "CRV603", "error", "the loss is flat; look at it")
@@ -25,7 +26,8 @@ def changed(tmp_path: Path) -> Run:
     meta |= {
         "command": "python train.py --lr 3",
         "status": "ended",
-        "overrides": [{"override": "lr", "rate": 0.01}, {"override": "one-batch"}],
+        "overrides": [{"override": "lr", "value": 0.01}, {"override": "one-batch"}],
+        "typed_overrides": ["lr=0.01", "one-batch"],
     }
     (folder / "run.json").write_text(json.dumps(meta))
     writer = Writer(str(folder), 0, 4711, 10**9)
@@ -49,12 +51,36 @@ def test_in_sarif(changed: Run) -> None:
 
 
 def test_in_the_list_of_runs(changed: Run, tmp_path: Path) -> None:
-    (changed.folder / "findings.json").write_text('{"findings": []}')
-    assert "healthy" in runs_text(tmp_path)
-    assert runs_text(tmp_path).endswith("--lr 3 --override lr=rate:0.01 --override one-batch\n")
+    (changed.folder / "findings.json").write_text(json.dumps(to_json([], changed)))
+    assert runs_text(tmp_path).endswith("too short  --override lr=0.01 --override one-batch python train.py --lr 3\n")
+    (changed.folder / "findings.json").write_text('{"verdict": "healthy", "findings": []}')
+    assert "  healthy  " in runs_text(tmp_path)
     meta = json.loads((changed.folder / "run.json").read_text())
     (changed.folder / "run.json").write_text(json.dumps(meta | {"exit_code": 2}))
-    assert "exit 2        nothing found" in runs_text(tmp_path)
+    (changed.folder / "findings.json").write_text('{"verdict": "failed", "findings": []}')
+    assert "exit 2  nothing found" in runs_text(tmp_path)
+    (changed.folder / "findings.json").unlink()
+    assert "exit 2  not judged" in runs_text(tmp_path)
+
+
+def test_the_list_of_runs_is_in_columns_and_says_which_never_trained(changed: Run, tmp_path: Path) -> None:
+    for name, meta in (("20261121-120001-code-ab12", {"status": "ended", "exit_code": 0, "command": "-c 'print(1)'"}),
+                       ("20261121-120002-x-ab12", {"status": "ended", "signal": 9, "command": "x.py"})):  # fmt: skip
+        folder = tmp_path / ".wellfit" / name
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(meta))
+    trained, code, killed = runs_text(tmp_path).splitlines()
+    assert code.endswith("  exit 0    no training  -c 'print(1)'")
+    assert killed.endswith("  signal 9  no training  x.py")
+    assert trained.index("--override") == code.index("-c 'p") == killed.index("x.py")
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, "1 step is"), (19, "19 steps are")])
+def test_a_run_of_a_few_steps_is_not_called_healthy(tmp_path: Path, steps: int, said: str) -> None:
+    run = write_run(tmp_path, steps=steps, layers=1, diverge=False)
+    assert summary_text([], run, False).startswith(f"wellfit: no illness seen, but {said} too few to judge\n")
+    assert to_json([], run)["verdict"] == "too-short"
+    assert page_data([], run, Limits())["verdict"] == "too-short"
 
 
 def test_a_program_that_crashed_is_not_called_healthy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ def runs_text(folder: Path) -> str:
     from wellfit.record.store import list_runs
     from wellfit.report.safe import printable
 
-    lines = []
+    rows = []
     for run in list_runs(folder):
         meta = _object(run / "run.json")
-        findings = _object(run / "findings.json").get("findings")
-        command = printable(" ".join([str(meta.get("command", "")), *_overrides(meta.get("overrides"))]), 160)
-        lines.append(f"{printable(run.name, 80)}  {_ended(meta):<12}  {_told(findings, meta):<20}  {command}")
+        rows.append((printable(run.name, 80), _ended(meta), _told(run, meta), printable(_command(meta), 160)))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    lines = ["  ".join([*(f"{word:<{width}}" for word, width in zip(row, widths)), row[3]]) for row in rows]
     return "".join(line.rstrip() + "\n" for line in lines) or "no runs here; start one with `wellfit run train.py`\n"
 
 
@@ -59,24 +60,26 @@ def _alive(pid: object) -> bool:
     return True
 
 
-def _overrides(entries: object) -> list[str]:
-    """What was changed of the run, as it would be typed."""
-    words = []
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict):
-            values = [f"{name}:{value}" for name, value in entry.items() if name != "override"]
-            words.append(f"--override {entry.get('override')}" + ("=" + ",".join(values) if values else ""))
-    return words
+def _command(meta: dict[str, Any]) -> str:
+    """What was typed after `wellfit run`."""
+    typed = meta.get("typed_overrides")
+    changes = [f"--override {shlex.quote(str(text))}" for text in typed] if isinstance(typed, list) else []
+    return " ".join([*changes, str(meta.get("command", ""))])
 
 
-def _told(findings: object, meta: dict[str, Any]) -> str:
-    """What was found; a run that did not end well is not called healthy."""
+def _told(run: Path, meta: dict[str, Any]) -> str:
+    """What was found; a run that did not end well, or was hardly seen, is not called healthy."""
+    about = _object(run / "findings.json")
+    findings = about.get("findings")
     if not isinstance(findings, list):
-        return ""
+        if _ended(meta) == "running":
+            return ""
+        return "not judged" if next(run.glob("*.wfr"), None) else "no training"
     errors = sum(isinstance(finding, dict) and finding.get("severity") == "error" for finding in findings)
     notes = len(findings) - errors
     words = [
         f"{count} {word}{'' if count == 1 else 's'}" for count, word in ((errors, "error"), (notes, "note")) if count
     ]
-    well = meta.get("exit_code") in (0, None) and not meta.get("signal")
-    return ", ".join(words) or ("healthy" if well else "nothing found")
+    verdict = about.get("verdict")
+    none = str(verdict).replace("-", " ") if verdict in ("healthy", "too-short", "no-training") else "nothing found"
+    return ", ".join(words) or none

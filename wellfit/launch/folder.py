@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class RunFile:
         words: what the user typed.
         version: of wellfit.
         overrides: what is changed of the run, as JSON (see `overrides.catalogue.as_json`).
+        typed: the same as typed after `--override`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class RunFile:
         cwd: Path,
         version: str,
         overrides: list[dict[str, Any]],
+        typed: Sequence[str],
     ) -> None:
         self.file = folder / "run.json"
         self._begun = time.monotonic()
@@ -81,6 +83,7 @@ class RunFile:
             "wellfit": version,
             "host_pid": os.getpid(),
             "overrides": overrides,
+            "typed_overrides": list(typed),
         }
 
     def write(self) -> bool:

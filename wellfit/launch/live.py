@@ -196,7 +196,7 @@ class Live:
             return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"
         imported = bool(lines) or (run is not None and bool(run.records))
         why = "torch was imported, but nothing called backward()" if imported else "torch was never imported"
-        unused = "; the overrides had none to change" if self._options.overrides else ""
+        unused = "; the overrides found nothing to change" if self._options.overrides else ""
         return f"saw no training: {why}{unused}"
 
     def _write_files(self, run: Run, findings: list[Finding]) -> None:

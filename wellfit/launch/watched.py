@@ -86,7 +86,7 @@ def run_watched(options: Options) -> int:
     folder, note = new_run_folder(cwd, command.label)
     if note and not options.quiet:
         Voice().say(note)
-    file = RunFile(folder, command, options.words, cwd, __version__, overrides)
+    file = RunFile(folder, command, options.words, cwd, __version__, overrides, options.overrides)
     file.write()
     probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000, "every": options.every}
     env = environment(folder, {**probe, "overrides": overrides} if overrides else probe, os.environ)

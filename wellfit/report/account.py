@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from wellfit.condition import FEWEST_STEPS
+from wellfit.finding import Finding
 from wellfit.report.amounts import number_text
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from wellfit.record import Run
     from wellfit.record.declared import Overridden
 
+Verdict = Literal["ill", "no-training", "failed", "unwatched", "too-short", "healthy"]
 
 OVERRIDDEN_SHOWN = 3
 """Changes of one override that its line names."""
@@ -79,6 +83,19 @@ class Account:
         """Where the report lies, or the run's folder if there is no report."""
         page = Path(self.folder, "report.html")
         return f"report: {shown_path(str(page))}" if page.exists() else f"record: {shown_path(self.folder)}"
+
+
+def verdict_of(findings: Sequence[Finding], account: Account) -> Verdict:
+    """What may be said of a run in one word: only one that was seen for long enough is called healthy."""
+    if any(finding.severity == "error" for finding in findings):
+        return "ill"
+    if not account.steps:
+        return "no-training"
+    if account.exit_code:
+        return "failed"
+    if not account.watched:
+        return "unwatched"
+    return "too-short" if account.steps < FEWEST_STEPS else "healthy"
 
 
 def account_of(run: Run) -> Account:

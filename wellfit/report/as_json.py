@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from wellfit.finding import Finding
-from wellfit.report.account import account_of
+from wellfit.report.account import account_of, verdict_of
 from wellfit.report.amounts import strict
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def to_json(findings: Sequence[Finding], run: Run) -> dict[str, Any]:
         "overrides": list(account.overrides),
         "cost": {"seconds": account.seconds, "probe_seconds": account.cost_seconds, "share": account.cost_share},
     }
-    whole = {"version": VERSION, "run": about, "findings": [finding_json(finding) for finding in findings]}
+    told = [finding_json(finding) for finding in findings]
+    whole = {"version": VERSION, "verdict": verdict_of(findings, account), "run": about, "findings": told}
     result: dict[str, Any] = strict(whole)
     return result
 

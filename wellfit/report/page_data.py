@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wellfit.finding import Finding, Fix
-from wellfit.report.account import Account, account_of
+from wellfit.report.account import Account, account_of, verdict_of
 from wellfit.report.amounts import evidence_pairs
 from wellfit.report.layer_curves import layer_curves
 from wellfit.report.safe import printable
@@ -58,11 +58,12 @@ def page_data(findings: Sequence[Finding], run: Run, limits: Limits) -> dict[str
         limits: how much of it to take.
 
     Returns:
-        `run`, `findings`, `findings_left_out`, `unseen` and the curves (None without a record).
+        `verdict`, `run`, `findings`, `findings_left_out`, `unseen` and the curves (None without a record).
     """
     record = run.records[0] if run.records else None
     account = account_of(run)
     return {
+        "verdict": verdict_of(findings, account),
         "run": _about(account, record),
         "findings": [_finding(finding) for finding in findings[: limits.findings]],
         "errors": sum(finding.severity == "error" for finding in findings),

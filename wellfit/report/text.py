@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wellfit.finding import Finding, Fix
-from wellfit.report.account import Account, account_of
+from wellfit.report.account import Account, account_of, verdict_of
 from wellfit.report.amounts import evidence_pairs, number_text
 from wellfit.report.safe import printable
 from wellfit.report.source import excerpt, place
@@ -156,16 +156,17 @@ def _verdict(findings: Sequence[Finding], account: Account, color: bool, notes_s
     """`healthy`, `2 errors` or why neither can be said, and how many notes there are."""
     errors = sum(finding.severity == "error" for finding in findings)
     notes = len(findings) - errors
-    if errors:
-        verdict = _paint("red", _count(errors, "error"), color)
-    elif not account.steps:
-        verdict = _paint("yellow", "no training step was seen, so there is nothing to judge", color)
-    elif account.exit_code:
-        verdict = _paint("yellow", f"no error found; the program ended with exit code {account.exit_code}", color)
-    elif not account.watched:
-        verdict = _paint("yellow", "no error found, but nothing except the loss was seen", color)
-    else:
-        verdict = _paint("green", "healthy", color)
+    word = verdict_of(findings, account)
+    few = f"{_count(account.steps, 'step')} {'is' if account.steps == 1 else 'are'} too few to judge"
+    tone, said = {
+        "ill": ("red", _count(errors, "error")),
+        "no-training": ("yellow", "no training step was seen, so there is nothing to judge"),
+        "failed": ("yellow", f"no error found; the program ended with exit code {account.exit_code}"),
+        "unwatched": ("yellow", "no error found, but nothing except the loss was seen"),
+        "too-short": ("yellow", f"no illness seen, but {few}"),
+        "healthy": ("green", "healthy"),
+    }[word]
+    verdict = _paint(tone, said, color)
     if not notes:
         return verdict
     return f"{verdict}, {_count(notes, 'note')}{'' if notes_shown else ' (in the report)'}"

@@ -5,10 +5,15 @@ wellfit.findings = (() => {
 
   const verdict = () => {
     const { errors, notes, run } = data;
-    if (errors) return [plural(errors, 'error'), 'error', notes ? `and ${plural(notes, 'note')}` : ''];
-    if (!run.steps) return ['Nothing to judge', 'note', 'No training step was seen.'];
-    if (!run.watched) return ['No error found', 'note', 'but nothing except the loss was seen.'];
-    return ['Healthy', 'well', notes ? `with ${plural(notes, 'note')}` : 'No illness was found.'];
+    const few = `${plural(run.steps, 'step')} ${run.steps === 1 ? 'is' : 'are'} too few to judge.`;
+    return {
+      ill: [plural(errors, 'error'), 'error', notes ? `and ${plural(notes, 'note')}` : ''],
+      'no-training': ['Nothing to judge', 'note', 'No training step was seen.'],
+      failed: ['No error found', 'note', `but the program ended with exit code ${run.exit_code}.`],
+      unwatched: ['No error found', 'note', 'but nothing except the loss was seen.'],
+      'too-short': ['No illness seen', 'note', `but ${few}`],
+      healthy: ['Healthy', 'well', notes ? `with ${plural(notes, 'note')}` : 'No illness was found.'],
+    }[data.verdict];
   };
 
   const figure = (name, value, more) =>
