@@ -66,6 +66,8 @@ def test_no_verb_torch_or_numpy_in_rules_and_pages():
         (["run", "--overhead", "much", "x.py"], "argument --overhead: invalid float value: 'much'"),
         (["run", "--quota", "-1", "x.py"], "--quota is a whole number of MB, at least 1, not -1"),
         (["run", "--select", "no-such-rule", "x.py"], 'no rule is called "no-such-rule"'),
+        (["rules", "lr-low"], "wellfit rules lists them all: did you mean `wellfit rule lr-low`?"),
+        (["overrides", "lr"], "wellfit overrides lists them all: did you mean `wellfit override lr`?"),
         (["rule"], "the following arguments are required: name"),
         (["rule", "no-such-rule"], 'there is no rule "no-such-rule"'),
         (["diagnose", "nowhere"], "`wellfit runs` lists them"),
@@ -127,12 +129,20 @@ def test_settings_are_read_from_the_nearest_project_that_has_them(tmp_path):
         ("rules = 3", '"rules" holds one table for each rule'),
         ("rules.dead-units = 3", '"rules" holds one table for each rule'),
         ("= 3", "is no valid TOML"),
+        ('ignore = ["nosuch"]', 'no rule is called "nosuch"'),
+        ("rules.dead-units.dead_shar = 0.8", 'dead-units has no threshold "dead_shar" (did you mean "dead_share"?)'),
+        ("rules.dead-unit.dead_share = 0.8", 'an unknown rule "dead-unit" (did you mean "dead-units"?)'),
     ],
 )
 def test_wrong_settings_are_told(tmp_path, text, sentence):
     with pytest.raises(WellfitError) as caught:
-        setting(tmp_path, f"[tool.wellfit]\n{text}\n")
+        config.check_rules(setting(tmp_path, f"[tool.wellfit]\n{text}\n"))
     assert sentence in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_settings_that_are_no_table_are_told(tmp_path):
+    with pytest.raises(WellfitError, match=r'"wellfit" is a table, \[tool.wellfit\], not 3, in .*pyproject.toml'):
+        setting(tmp_path, "[tool]\nwellfit = 3\n")
 
 
 def test_wrong_settings_stop_the_run_before_the_script(tmp_path, monkeypatch, capsys):
@@ -140,7 +150,10 @@ def test_wrong_settings_stop_the_run_before_the_script(tmp_path, monkeypatch, ca
     (tmp_path / "pyproject.toml").write_text("[tool.wellfit.rules.no-such-rule]\nx = 1\n")
     (tmp_path / "x.py").write_text("open('ran', 'w')")
     assert main(["run", "x.py"]) == 2
-    assert 'unknown rule "no-such-rule"' in capsys.readouterr().err
+    assert (
+        f'in [tool.wellfit] of {tmp_path / "pyproject.toml"}: thresholds are set for an unknown rule "no-such-rule"'
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -149,10 +162,10 @@ def test_the_command_line_beats_the_settings(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text(
-        '[tool.wellfit]\nselect = ["A"]\nignore = ["B"]\nfail-on = "note"\nquota = 7\n'
+        '[tool.wellfit]\nselect = ["DAT"]\nignore = ["CRV"]\nfail-on = "note"\nquota = 7\n'
     )
     options = _run_options(["x.py", "--select", "theirs"])
-    assert (options.words, options.select, options.ignore) == (["x.py", "--select", "theirs"], ("A",), ("B",))
+    assert (options.words, options.select, options.ignore) == (["x.py", "--select", "theirs"], ("DAT",), ("CRV",))
     assert (options.fail_on, options.quota, options.overhead) == ("note", 7, 1.0)
     options = _run_options(["--select=C, D", "--fail-on", "never", "--quota=3", "--all", "-m", "m", "-x"])
     assert (options.select, options.ignore, options.fail_on) == (("C", "D"), (), "never")
@@ -312,3 +325,20 @@ def test_formats_go_to_standard_output(sick_run, kind, mark):
     done = sick_run("run", "--quiet", "--select", "AAA", "--format", kind, "train.py")
     assert done.stdout.startswith("done\n") and mark in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_json_behind_the_output_of_the_script_is_warned_of(sick_run):
+    warning = "wellfit: the json will follow what the script writes to standard output: --output FILE keeps it apart\n"
+    done = sick_run("run", "--select", "AAA", "--format", "json", "train.py")
+    assert done.stderr.startswith(warning)
+    done = sick_run("run", "--select", "AAA", "--format", "json", "--output", "found.json", "train.py")
+    assert "keeps it apart" not in done.stderr
+
+
+def test_entry_points_that_are_no_rules_are_reported(sick_run, tmp_path):
+    points = tmp_path / "site" / "theirs-1.dist-info" / "entry_points.txt"
+    points.write_text("[wellfit.rules]\nours = theirs\nnotrule = os:path\nnorule = os:getcwd\ngone = gone\n")
+    said = sick_run("rules").stderr
+    assert '"notrule" (os:path) is switched off: the module posixpath defines no rule\n' in said
+    assert '"norule" (os:getcwd) is switched off: <built-in function getcwd> is no subclass of wellfit.Rule\n' in said
+    assert '"gone" (gone) is switched off: ModuleNotFoundError' in said

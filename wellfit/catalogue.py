@@ -127,6 +127,8 @@ def _of_others(problems: list[str]) -> Iterator[type[Rule]]:
             rules = list(_in_module(loaded)) if isinstance(loaded, ModuleType) else [loaded]
             for rule in rules:
                 _check_anatomy(rule)
+            if not rules:
+                raise WellfitError(f"the module {loaded.__name__} defines no rule")
             yield from rules
         except Exception as error:
             problems.append(f'the rule "{entry.name}" ({entry.value}) is switched off: {_told(error)}')

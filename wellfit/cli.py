@@ -69,7 +69,7 @@ def rules(words: list[str]) -> int:
     """`wellfit rules`: the table of all rules."""
     parser = _Parser("rules", "List all rules.")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    options = parser.parse_args(words)
+    options = _parsed_table(parser, words, "rule")
     from wellfit.catalogue import known_rules
 
     known, problems = known_rules()
@@ -118,7 +118,7 @@ def overrides(words: list[str]) -> int:
     """`wellfit overrides`: the table of what can be changed of a run."""
     parser = _Parser("overrides", "List what can be changed of a run without touching its script.")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    options = parser.parse_args(words)
+    options = _parsed_table(parser, words, "override")
     from wellfit.overrides.catalogue import known_overrides
     from wellfit.overrides.page import override_json, overrides_text
 
@@ -217,9 +217,23 @@ def _unknown_verb(word: str) -> str:
     return f'there is no command "{word}"{did_you_mean(word, _VERBS)}; `wellfit` lists them all'
 
 
+def _parsed_table(parser: argparse.ArgumentParser, words: list[str], single: str) -> argparse.Namespace:
+    """The options of a verb that lists all; a name after it means the verb that shows one."""
+    parser.add_argument("name", nargs="?", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.name is not None:
+        raise WellfitError(f"{parser.prog} lists them all: did you mean `wellfit {single} {options.name}`?")
+    return options
+
+
 def _add_judging(parser: argparse.ArgumentParser) -> None:
     """The options that say which rules judge and how that is told."""
-    parser.add_argument("--format", choices=FORMATS, default="text", help="of the findings")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="of the findings; without --output they go to standard output, behind what the script writes there",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the findings to this file")
     parser.add_argument("--fail-on", choices=("never", "error", "note"), help="exit with 1 if there is such a finding")
     parser.add_argument("--select", metavar="RULES", help="names, codes or prefixes, e.g. dead-units,DAT,FWD3")
@@ -271,7 +285,7 @@ def _split(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str]
 
 
 def _run_options(words: list[str]) -> Options:
-    from wellfit.config import check_overhead, check_quota, load_config, names_list
+    from wellfit.config import check_overhead, check_quota, check_rules, load_config, names_list
     from wellfit.launch import Options
 
     parser = _run_parser()
@@ -287,6 +301,7 @@ def _run_options(words: list[str]) -> Options:
             "wellfit: --override is left to the script, behind which it stands; options of wellfit stand before it\n"
         )
     config = load_config(Path.cwd())
+    check_rules(config)
     overhead = config.overhead if given.overhead is None else given.overhead
     quota = config.quota if given.quota is None else given.quota
     check_overhead(overhead, "--overhead")
@@ -329,12 +344,13 @@ def _check_value(own: list[str], command: str) -> None:
 def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     """Findings of a recorded run, the run, and whether one is as grave as --fail-on asks for."""
     from wellfit import catalogue
-    from wellfit.config import load_config, names_list
+    from wellfit.config import check_rules, load_config, names_list
     from wellfit.diagnose import diagnose as judge
     from wellfit.record import open_run
     from wellfit.record.store import find_run
 
     config = load_config(Path.cwd())
+    check_rules(config)
     select = config.select if options.select is None else names_list(options.select)
     ignore = (
         names_list(options.ignore) if options.ignore is not None else config.ignore if options.select is None else ()

@@ -59,9 +59,23 @@ def load_config(folder: Path) -> Config:
         if "wellfit" not in text:
             continue
         table = _parsed(text, file).get("tool", {})
-        if isinstance(table, dict) and isinstance(table.get("wellfit"), dict):
+        if isinstance(table, dict) and "wellfit" in table:
+            if not isinstance(table["wellfit"], dict):
+                raise WellfitError(f'"wellfit" is a table, [tool.wellfit], not {table["wellfit"]!r}, in {file}')
             return _config(table["wellfit"], file)
     return Config()
+
+
+def check_rules(config: Config) -> None:
+    """Raise a WellfitError that names the file where a setting means a rule or a threshold that there is not."""
+    if not (config.select or config.ignore or config.thresholds):
+        return
+    from wellfit.catalogue import rules
+
+    try:
+        rules(config.select, config.ignore, config.thresholds)
+    except WellfitError as error:
+        raise WellfitError(f"in [tool.wellfit] of {config.file}: {error}") from None
 
 
 def names_list(text: str) -> tuple[str, ...]:

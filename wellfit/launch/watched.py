@@ -84,8 +84,10 @@ def run_watched(options: Options) -> int:
     except OSError:
         raise WellfitError("the current folder no longer exists: change to another") from None
     folder, note = new_run_folder(cwd, command.label)
-    if note and not options.quiet:
-        Voice().say(note)
+    if not options.quiet:
+        for sentence in (note, _mixed(options)):
+            if sentence:
+                Voice().say(sentence)
     file = RunFile(folder, command, options.words, cwd, __version__, overrides, options.overrides)
     file.write()
     probe = {"overhead": options.overhead / 100, "quota": options.quota * 1_000_000, "every": options.every}
@@ -110,6 +112,13 @@ def run_watched(options: Options) -> int:
         except KeyboardInterrupt:  # the user does not want to wait for us
             failed = False
     return end_like(status) or int(failed)
+
+
+def _mixed(options: Options) -> str:
+    """A warning where a program that reads our standard output would stumble over the script's own."""
+    if options.output is not None or options.format not in ("json", "sarif"):  # GitHub reads its lines between others
+        return ""
+    return f"the {options.format} will follow what the script writes to standard output: --output FILE keeps it apart"
 
 
 def _step_back() -> None:
