@@ -346,6 +346,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     from wellfit import catalogue
     from wellfit.config import check_rules, load_config, names_list
     from wellfit.diagnose import diagnose as judge
+    from wellfit.ignore_comments import misspelt_comments
     from wellfit.record import open_run
     from wellfit.record.store import find_run
 
@@ -361,7 +362,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     for record in run.records:
         record.finished = True
     diagnosis = judge(run, chosen)
-    for problem in [*problems, *diagnosis.problems, *run.damage]:
+    for problem in [*problems, *diagnosis.problems, *run.damage, *misspelt_comments(run)]:
         sys.stderr.write(f"wellfit: {problem}\n")
     fail_on = options.fail_on or config.fail_on
     grave = {"never": (), "error": ("error",), "note": ("error", "note")}[fail_on]

@@ -82,6 +82,7 @@ class Live:
             nothing = self._nothing_seen(self._run)
             try:
                 findings = self._judge()
+                self._complain_of_comments(self._run)
             except Exception as error:
                 self._complain(f"the run could not be judged ({type(error).__name__}: {error})")
             for write in (self._write_files, self._write_output):
@@ -198,6 +199,13 @@ class Live:
         why = "torch was imported, but nothing called backward()" if imported else "torch was never imported"
         unused = "; the overrides found nothing to change" if self._options.overrides else ""
         return f"saw no training: {why}{unused}"
+
+    def _complain_of_comments(self, run: Run) -> None:
+        """Name the ignore comments in the user's source that silence nothing."""
+        from wellfit.ignore_comments import misspelt_comments
+
+        for sentence in misspelt_comments(run):
+            self._complain(sentence)
 
     def _write_files(self, run: Run, findings: list[Finding]) -> None:
         """findings.json and the page in the run's folder."""
