@@ -183,3 +183,23 @@ def test_a_newer_version_is_left_out_with_a_sentence(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     assert list(run.records[0].layers) == ["a"]
     assert run.damage == ["1 frames of r0-1-0000.wfr were written by a newer wellfit and left out"]
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.97])
+def test_a_record_that_was_cut_says_that_it_ends_early(tmp_path: Path, left: float) -> None:
+    write_run(tmp_path, segment_bytes=1 << 30)
+    (path,) = tmp_path.glob("*.wfr")
+    with path.open("ab") as file:
+        file.write(frames.frame(frames.JSON, 60, b'{"type":"cost","steps":60,"watched":60}'))
+    (tmp_path / "run.json").write_text('{"status": "ended", "exit_code": 0, "signal": null}')
+    assert open_run(tmp_path).damage == []
+    with path.open("r+b") as file:
+        file.truncate(int(left * path.stat().st_size))
+    [sentence] = open_run(tmp_path).damage
+    steps = open_run(tmp_path).records[0].step_count
+    assert 0 < steps < 61
+    assert sentence.startswith(f"the record of process 7 ends early, after {steps} steps: ")
+    (tmp_path / "run.json").write_text('{"status": "ended", "exit_code": 137, "signal": 9}')
+    assert open_run(tmp_path).damage == []  # what a killed process had not written is no damage
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    assert open_run(tmp_path).damage == []

@@ -192,6 +192,12 @@ class Record:
             said.append(f"statistics of {len(unknown)} unknown schemas of {self.prefix}* were left out")
         return said + self._declared.damage
 
+    @property
+    def ends_early(self) -> bool:
+        """Whether the end is missing: a process that ends by itself writes an account of all its steps last."""
+        cut = bool(self._segments) and self._segments[-1].unfinished
+        return not self.events("switched-off") and (cut or self.cost["steps"] < self.step_count)
+
     # Rows --------------------------------------------------------------------------------------------------------
 
     @property

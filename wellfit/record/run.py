@@ -36,8 +36,19 @@ class Run:
     @property
     def damage(self) -> list[str]:
         """One sentence for each thing that could not be read."""
-        own = [self._trouble] if self._trouble else []
-        return own + [sentence for record in self._records.values() for sentence in record.damage]
+        said = [self._trouble] if self._trouble else []
+        for record in self._records.values():
+            said += record.damage
+            if record.ends_early and self._ended and not self._meta.get("signal"):
+                said.append(
+                    f"the record of process {record.pid} ends early, after {record.step_count} steps: "
+                    "what came then was cut off, or never written"
+                )
+        return said
+
+    @property
+    def _ended(self) -> bool:
+        return self._meta.get("ended") is not None or self._meta.get("status") == "ended"
 
     def refresh(self) -> bool:
         """Read what is new since last time; True if anything came."""
@@ -57,7 +68,7 @@ class Run:
         came = False
         for prefix, paths in segments.items():
             record = self._records[prefix]
-            if self._meta.get("ended") is not None or self._meta.get("status") == "ended":
+            if self._ended:
                 record.finished = True
             came = record.refresh([path for _, path in sorted(paths)]) or came
         return came

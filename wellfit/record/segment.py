@@ -201,6 +201,11 @@ class Segment:
         os.close(fd)
         return None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it ends in the middle of a frame."""
+        return self._scanner.unfinished > 0
+
     def damage(self, last: bool) -> list[str]:
         """Sentences on what could not be read; `last`: a cut end is no damage, the process may have been killed."""
         name = self.path.name
