@@ -349,6 +349,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     from wellfit.ignore_comments import misspelt_comments
     from wellfit.record import open_run
     from wellfit.record.store import find_run
+    from wellfit.trials import fit_to_overrides
 
     config = load_config(Path.cwd())
     check_rules(config)
@@ -362,6 +363,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     for record in run.records:
         record.finished = True
     diagnosis = judge(run, chosen)
+    fit_to_overrides(diagnosis.findings, run)
     for problem in [*problems, *diagnosis.problems, *run.damage, *misspelt_comments(run)]:
         sys.stderr.write(f"wellfit: {problem}\n")
     fail_on = options.fail_on or config.fail_on

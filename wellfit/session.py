@@ -63,8 +63,12 @@ class Session:
         """
         from wellfit.catalogue import rules
         from wellfit.diagnose import diagnose
+        from wellfit.trials import fit_to_overrides
 
-        return diagnose(self.run, rules(select, ignore)).findings
+        run = self.run
+        findings = diagnose(run, rules(select, ignore)).findings
+        fit_to_overrides(findings, run)
+        return findings
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML page; returns where it lies (beside the record, unless said)."""

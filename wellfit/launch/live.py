@@ -130,9 +130,11 @@ class Live:
 
     def _judge(self) -> list[Finding]:
         from wellfit.diagnose import diagnose
+        from wellfit.trials import fit_to_overrides
 
         assert self._run is not None
         diagnosis = diagnose(self._run, self._rules, self._off)
+        fit_to_overrides(diagnosis.findings, self._run)
         for problem in diagnosis.problems:
             self._complain(problem)
         return diagnosis.findings
