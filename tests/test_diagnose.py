@@ -337,7 +337,7 @@ class Mine(Rule):
             'Mine needs the field "code", a text',
         ),
         ("1 / 0", 'the rule "entry" (theirs) is switched off: ZeroDivisionError: division by zero'),
-        ("x = 1", "[] ()"),
+        ("x = 1", "is switched off: the module theirs defines no rule"),
         (GOOD + GOOD.replace("Mine", "Twin"), 'two rules are called "mine": theirs.Mine and theirs.Twin; rename one'),
     ],
 )

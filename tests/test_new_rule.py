@@ -30,7 +30,7 @@ def test_a_rule_of_ones_own_fails_until_it_finds_its_illness(tmp_path: Path) -> 
     assert "from sleepy_units import SleepyUnits" in (tmp_path / "test_sleepy_units.py").read_text()
     rule = made(tmp_path / "sleepy_units.py", "SleepyUnits")
     check_anatomy(rule)
-    with pytest.raises(AssertionError, match="its sick experiment gives no findings instead"):
+    with pytest.raises(AssertionError, match="of sleepy-units should give its error, but gives no findings"):
         check_rule(rule, tmp_path / "runs")
 
 

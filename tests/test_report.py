@@ -178,6 +178,7 @@ class TestText:
             (("lr=scale:0.1", "norm=batch"), "--override lr=scale:0.1 treats a, --override norm=batch treats b"),
             ((None, "norm=batch"), "--override norm=batch treats b;"),
             (("norm=batch", "norm=batch"), None),  # what cures both tells nothing
+            (("lr=scale:0.1", "lr=scale:0.2"), None),
             ((None, None), None),
             (("norm=batch",), None),
         ],
@@ -189,7 +190,10 @@ class TestText:
             for name, override in zip("ab", overrides)
         ]
         text = summary_text(found, run, False)
-        assert (said in text) if said is not None else "which of the first two" not in text
+        assert (said in text) if said is not None else "see which run learns" not in text
+        assert ("which of the two it is" in text) is (said is not None)
+        third = summary_text([*found, Finding("c", "UPD503", "error", "x")], run, False)
+        assert ("which of the first two it is" in third) is (said is not None)
 
     def test_nothing_seen_is_not_called_healthy(self, empty: Run) -> None:
         text = summary_text([], empty, False)

@@ -129,6 +129,6 @@ def test_the_suite_refuses_a_sick_experiment_that_is_not_found(tmp_path: Path) -
     made.record()
     from wellfit.record import open_run
 
-    with pytest.raises(AssertionError, match="gives no findings instead"):
+    with pytest.raises(AssertionError, match="of blind should give its error, but gives no findings"):
         check_sick(Blind, open_run(tmp_path))
     assert judge(open_run(tmp_path)).problems == []

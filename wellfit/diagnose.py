@@ -167,7 +167,7 @@ def _asked(check: Callable[[_Judged], Iterable[Finding]], judged: _Judged) -> li
 def _checked(finding: object) -> Finding:
     """A finding whose fields are what they say, so that all who print it can rely on them."""
     if not isinstance(finding, Finding):
-        raise TypeError(f"check() gave a {type(finding).__name__}, not a Finding")
+        raise TypeError(f"check() gave something of type {type(finding).__name__}, not a Finding")
     if finding.severity not in ("error", "note"):
         raise ValueError(f"the severity of a finding is {finding.severity!r}, not 'error' or 'note'")
     texts = (finding.rule, finding.code, finding.message)

@@ -224,7 +224,8 @@ def check_sick(rule: type[Rule], run: Run) -> Finding:
     assert not diagnosis.problems, f"{rule.name}: {diagnosis.problems}"
     told = [*diagnosis.findings, *(finding for _, finding in diagnosis.folded)]
     own = [finding for finding in told if finding.rule == rule.name and finding.severity == rule.worst]
-    assert own, f"{rule.name}: its sick experiment gives {_named(diagnosis.findings)} instead"
+    given = _named(diagnosis.findings)
+    assert own, f"the sick experiment of {rule.name} should give its {rule.worst}, but gives {given}"
     finding = own[0]
     check_message(finding)
     script = _script_of_run(run)

@@ -198,12 +198,13 @@ def _told_apart(findings: Sequence[Finding]) -> list[str]:
     """The override that tells which of the first two errors, that nothing connects, makes the run ill."""
     errors = [finding for finding in findings if finding.severity == "error"][:2]
     tried = [(finding, next((fix.override for fix in finding.fixes if fix.override), "")) for finding in errors]
-    trials = {override: printable(finding.rule, 40) for finding, override in tried if override}
-    shared = len(trials) < sum(bool(override) for _, override in tried)  # what cures both tells nothing
+    trials = {override.partition("=")[0]: (override, finding.rule) for finding, override in tried if override}
+    shared = len(trials) < sum(bool(override) for _, override in tried)  # two changes of one thing tell nothing
     if len(errors) < 2 or not trials or shared or errors[0].rule == errors[1].rule:
         return []
-    said = [f"--override {printable(override, 60)} treats {rule}" for override, rule in trials.items()]
-    return [f"which of the first two it is: {', '.join(said)}; see which run learns"]
+    said = [f"--override {printable(override, 60)} treats {printable(rule, 40)}" for override, rule in trials.values()]
+    which = "the two" if len(findings) == 2 else "the first two"
+    return [f"which of {which} it is: {', '.join(said)}; see which run learns"]
 
 
 def _count(number: int, noun: str) -> str:
