@@ -156,6 +156,8 @@ def test_any_command(tmp_path, words):
     [
         (["trian.py"], 'there is no script trian.py (did you mean "train.py"?)'),
         (["deep/trian.py"], 'there is no script deep/trian.py (did you mean "deep/train.py"?)'),
+        (["missing.py"], "there is no script missing.py"),
+        (["train"], 'there is no script or command train (did you mean "train.py"?)'),
         (["qwertz"], "there is no script or command qwertz"),
         (["torchrum"], 'there is no script or command torchrum (did you mean "torchrun"?)'),
         (
@@ -171,7 +173,7 @@ def test_any_command(tmp_path, words):
 )
 def test_what_cannot_be_started_is_one_sentence(tmp_path, words, sentence):
     (tmp_path / "deep").mkdir()
-    for file in ("train.py", "deep/train.py"):
+    for file in ("train.py", "deep/train.py", "raises.py"):
         (tmp_path / file).write_text("print('ran')")
     (tmp_path / "binary").write_bytes(b"\0\1\2")
     done = wellfit("run", *words, cwd=tmp_path)

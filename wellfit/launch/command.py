@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wellfit.errors import WellfitError
-from wellfit.nearest import did_you_mean
+from wellfit.nearest import did_you_mean_file
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def resolve(words: list[str]) -> Command:
     beside = shutil.which(first, path=os.path.dirname(sys.executable))  # of an environment that is not activated
     if beside is not None:
         return Command((beside, *rest), _label(_named_script(words) or first))
-    near = did_you_mean(
+    near = did_you_mean_file(
         first, [name for name in (*_neighbours(first), "accelerate", "python", "torchrun") if name != first]
     )
     raise WellfitError(f"there is no script or command {first}{near}")
@@ -66,7 +66,7 @@ def _script(words: list[str]) -> Command:
     """A file for this Python to run."""
     first = words[0]
     if not os.path.exists(first):
-        raise WellfitError(f"there is no script {first}{did_you_mean(first, _neighbours(first))}")
+        raise WellfitError(f"there is no script {first}{did_you_mean_file(first, _neighbours(first))}")
     if not first.endswith((".pyc", ".pyz")) and os.path.isfile(first) and _is_binary(first):
         raise WellfitError(f"{first} is neither a Python script nor a program that can be executed")
     return Command((sys.executable, *words), _label(Path(first).stem))
