@@ -222,7 +222,7 @@ def _parsed_table(parser: argparse.ArgumentParser, words: list[str], single: str
     parser.add_argument("name", nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.name is not None:
-        raise WellfitError(f"{parser.prog} lists them all: did you mean `wellfit {single} {options.name}`?")
+        raise WellfitError(f"{single}s lists them all: did you mean `wellfit {single} {options.name}`?")
     return options
 
 
