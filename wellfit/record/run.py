@@ -40,8 +40,9 @@ class Run:
         for record in self._records.values():
             said += record.damage
             if record.ends_early and self._ended and not self._meta.get("signal"):
+                steps = f"{record.step_count} step{'' if record.step_count == 1 else 's'}"
                 said.append(
-                    f"the record of process {record.pid} ends early, after {record.step_count} steps: "
+                    f"the record of process {record.pid} ends early, after {steps}: "
                     "what came then was cut off, or never written"
                 )
         return said
