@@ -29,7 +29,7 @@ def run_of(folder: Path, line: str) -> Run:
         ("step()  #wellfit:ignore[dead-units, nosuch,xyz]", ['"nosuch"', '"xyz"']),
         ("step()  # wellfit: ignore[stale-grad, FWD302, FWD, ] why", []),
         ("step()  # wellfit: ignore", []),
-        ("this is no Python  # wellfit: ignore[nosuch]", []),
+        ("this is no Python  # wellfit: ignore[nosuch]", ['"nosuch"']),
     ],
 )
 def test_names_that_mean_no_rule(tmp_path: Path, line: str, said: list[str]) -> None:

@@ -146,7 +146,7 @@ def test_how_a_session_ended_and_what_began_it_is_in_the_list_of_runs(tmp_path: 
     assert '"status": "running"' in done.stdout, done.stderr  # the end of a fork is not the end
     probed.plain([str(script), "die"], tmp_path)
     whole, cut = runs_text(tmp_path).splitlines()
-    assert "  ended  " in whole and whole.endswith(f"python {script} --lr 3")
+    assert "  ended  " in whole and "  python" in whole and whole.endswith(f" {script} --lr 3")
     assert "  cut short  " in cut
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from wellfit.catalogue import FAMILIES, matches
+from wellfit.catalogue import FAMILIES
 from wellfit.finding import Finding, Location
+from wellfit.ignore_comments import Comments
 from wellfit.patience import at_most
 from wellfit.rule import Rule
 
@@ -24,10 +23,6 @@ SECONDS = 30.0
 
 MOST_FINDINGS = 1000
 """A rule that finds more in one record is switched off: that is no diagnosis."""
-
-_SOURCE_LIMIT = 4_000_000  # bytes of a source file that are read for ignore comments
-_IGNORE = re.compile(r"#\s*wellfit:\s*ignore(?![\w-])(?:\s*\[([^\]]*)\])?")
-
 
 _Judged = TypeVar("_Judged")
 
@@ -80,7 +75,7 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
             off.add(rule.name)
             problems.append(_failure(rule, ranks[0], error))
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
-    comments = _Comments()
+    comments = Comments()
     merged = _merged(found)
     ordered = ordered_findings(merged, rules)
     kept, folded = _fold(ordered, explained(rules, {finding.rule for finding in merged}), _of_steps(rules))
@@ -243,48 +238,3 @@ def _possible_causes(
         if cause.step is None or finding.step is None or cause.step <= finding.step + LATE_STEPS:
             causes.append(cause)
     return causes
-
-
-class _Comments:
-    """The ignore comments in the user's source; each file is read once."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, list[str]] = {}
-
-    def silence(self, finding: Finding) -> bool:
-        """Whether the finding's line, or a line of comment just above it, says `# wellfit: ignore`."""
-        where = finding.location
-        if where is None:
-            return False
-        lines = self._lines(where.file)
-        if not 1 <= where.line <= len(lines):
-            return False
-        texts = [lines[where.line - 1]]
-        if where.line >= 2 and lines[where.line - 2].lstrip().startswith("#"):
-            texts.append(lines[where.line - 2])
-        return any(_says_ignore(text, finding) for text in texts)
-
-    def _lines(self, file: str) -> list[str]:
-        if file not in self._files:
-            self._files[file] = _read_lines(file)
-        return self._files[file]
-
-
-def _read_lines(file: str) -> list[str]:
-    """The lines of a regular source file of sane size; none if it cannot be read."""
-    path = Path(file)
-    try:
-        if not path.is_file() or path.stat().st_size > _SOURCE_LIMIT:
-            return []
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, ValueError):
-        return []
-
-
-def _says_ignore(text: str, finding: Finding) -> bool:
-    for match in _IGNORE.finditer(text):
-        if match[1] is None:
-            return True
-        if any(matches(name, finding.rule, finding.code) for name in match[1].split(",")):
-            return True
-    return False
