@@ -103,8 +103,8 @@ class Plateau(Rule):
         loss = training_loss(record)
         yield self.finding(
             f"the training loss is flat: {state.start:.4g} at the start, {state.end:.4g} after {state.steps} "
-            f"steps{at}, so nothing is learned; overfit a single batch to see whether model, loss and targets are "
-            "wired as they should be",
+            f"steps{at}, so nothing is learned; overfit a single batch: if that fails, model, loss and "
+            "targets are not wired as they should be; if it works, see whether the labels belong to their inputs",
             severity="error" if known or constant else "note", step=state.steps - 1,
             location=(loss.location if loss else None) or place,
             evidence={"start": state.start, "end": state.end, "chance": state.chance, "near_chance": self.near_chance,

@@ -150,7 +150,7 @@ class LabelSorted(Rule):
         own = float(np.mean(labels["batch_most"]))
         said = (
             f"the batches of {size:.0f} labels hold {math.exp(mean):.2g} classes on average, {100 * own:.0f} % of a "
-            f"batch are of one class, while all batches together have {labels['classes'][-1]:.0f}"
+            f"batch are of one class, while all that were looked at have {labels['classes'][-1]:.0f}"
         )
         return _Order(said, mean / least, {"entropy": mean, "of_random_batches_at_least": least, "mixed": self.mixed})
 

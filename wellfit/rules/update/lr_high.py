@@ -183,7 +183,16 @@ class LrHigh(Rule):
         top = float(np.max(np.where(np.isfinite(after), after, np.inf)))
         if top <= self.rose * abs(before[0]):
             return None
-        return "jump", int(ratios.step[place]), float(largest[place])
+        return "jump", int(ratios.step[place]), self._of_what_it_was(record, ratios, place)
+
+    def _of_what_it_was(self, record: Record, ratios: Grid, place: int) -> float:
+        """The largest step of all weights over what that weight was before; a ratio is of what it was afterwards."""
+        row = int(np.nanargmax(ratios.value[:, place]))
+        name, ratio = ratios.names[row], float(ratios.value[row, place])
+        update, before = record.series("update", name), record.parameters[name].initial.rms
+        if ratios.step[place] != 0 or not len(update) or not before > 0:
+            return ratio
+        return float(update.rms[0]) / before
 
     def _long_steps(self, ratios: Grid) -> tuple[str, int, float] | None:
         """The first `steps` sampled steps in a row, all of them long."""
@@ -248,7 +257,7 @@ class LrHigh(Rule):
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(lr.at([step])[0]) if len(lr) else float("nan")
         how = (
-            "a first step changed a weight by"
+            "a first step changed a weight matrix by"
             if what == "jump"
             else f"each of {self.steps} steps changed the weights by"
         )
