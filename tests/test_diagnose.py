@@ -225,7 +225,7 @@ def test_what_a_silenced_finding_explains_is_not_told_in_its_place(tmp_path):
     assert (names(result.findings), names(result.ignored), result.folded) == ([], ["cause"], [])
 
 
-@pytest.mark.parametrize(("family", "folds"), [("data", True), ("update", False), ("backward", False)])
+@pytest.mark.parametrize(("family", "folds"), [("data", True), ("backward", True), ("update", False)])
 def test_what_was_there_from_the_start_is_no_consequence_of_steps(family, folds):
     rules = [
         rule("cause", family, {"step": 3}, consequences=("state", "symptom")),

@@ -200,8 +200,8 @@ def _merged(found: Sequence[tuple[Finding, int]]) -> list[Finding]:
 
 
 def _of_steps(rules: Iterable[Rule]) -> set[str]:
-    """Names of the rules about gradients and updates: what they find cannot come before the first step."""
-    return {rule.name for rule in rules if rule.family in ("backward", "update")}
+    """Names of the rules about updates: what they find cannot come before the first step."""
+    return {rule.name for rule in rules if rule.family == "update"}
 
 
 def _fold(
