@@ -252,9 +252,10 @@ def test_a_decay_that_is_most_of_each_step(tmp_path: Path) -> None:
     assert "% of each step" in found.message
 
 
-def test_a_decay_in_a_run_that_learns_half_is_a_note(tmp_path: Path) -> None:
-    [found] = DecayDominates().check(decaying(tmp_path, falling(2.0, 1.0, 80), 0.01))
-    assert found.severity == "note"
+@pytest.mark.parametrize(("end", "severity"), [(0.8, "note"), (1.3, "error")])
+def test_a_decay_in_a_run_that_learns_half_is_a_note(tmp_path: Path, end: float, severity: str) -> None:
+    [found] = DecayDominates().check(decaying(tmp_path, falling(2.0, end, 80), 0.01))
+    assert found.severity == severity
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from wellfit.record import Parameter, Record
-from wellfit.rules.fresh import is_fresh
+from wellfit.rules.fresh import all_new, is_fresh
 from wellfit.rules.grids import Grid, grid
 
 STILL = 0.1  # path length of new weights that have learned nothing; healthy runs have 0.34 and more, of 60 steps too
@@ -70,5 +70,7 @@ def stands_still(record: Record) -> bool:
     """
     if record.step_count < FEWEST:
         return False
-    fresh = {parameter.name for parameter in weights(record) if is_fresh(record, parameter)}
+    trained = weights(record)
+    new = trained if all_new(record, trained) else [one for one in trained if is_fresh(record, one)]
+    fresh = {parameter.name for parameter in new}
     return bool(path_length(update_ratios(record).only(fresh), record.step_count) < STILL)

@@ -115,7 +115,7 @@ class DeadUnits(Rule):
         known = len(_ages(series)) >= self.sustained or record.finished
         units = f"{share:.0%}" + (f" of its {count} units" if (count := _units(layer)) else " of its units")
         others = f" ({len(sick)} of {len(layers)} such layers)" if len(sick) > 1 else ""
-        batches = "20 batches" if len(_ages(series)) else f"the last {self.mute} sampled batches"
+        batches = "20 batches" if len(_ages(series)) >= self.sustained else f"the last {self.mute} sampled batches"
         yield self.finding(
             f"`{layer.name}` is dead{others}: {units} gave 0 for {batches}, so they get no gradient and never learn "
             "again; start biases at 0, lower the learning rate or use LeakyReLU",
@@ -137,7 +137,7 @@ class DeadUnits(Rule):
     def _share(self, series: Series) -> float:
         """The lowest share of silent units over the last samples; 0 before 20 batches were seen, unless none speaks."""
         ages = _ages(series)
-        if len(ages) == 0 and _mute(series, self.mute):
+        if _mute(series, self.mute):
             return 1.0
         return float(ages[-self.sustained :].min()) if len(ages) else 0.0
 

@@ -12,7 +12,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Cut, Graph, Layer, Parameter, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
-from wellfit.rules.fresh import is_fresh
+from wellfit.rules.fresh import all_new
 from wellfit.rules.layering import first_backward
 from wellfit.rules.leaf_losses import new_root, starved, without_gradient
 from wellfit.source import called, leaf_made, source_of
@@ -210,7 +210,7 @@ def _stayed_random(record: Record, layers: Sequence[Layer]) -> bool:
     """Whether a run has ended and these layers still have weights that nobody ever trained or loaded."""
     parameters = [record.parameters[name] for layer in layers for name in layer.parameters if name in record.parameters]
     weights = [parameter for parameter in parameters if len(parameter.shape) >= 2]
-    return record.finished and bool(weights) and all(is_fresh(record, weight) for weight in weights)
+    return record.finished and all_new(record, weights)
 
 
 def _trainable(record: Record, layer: Layer) -> list[Parameter]:

@@ -9,7 +9,7 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Optimizer, Parameter, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import settled
-from wellfit.rules.fresh import is_fresh
+from wellfit.rules.fresh import all_new, is_fresh
 from wellfit.source import main_source
 
 
@@ -171,6 +171,8 @@ class NotInOptimizer(Rule):
     def _forgotten(self, record: Record, optimizers: list[Optimizer], free: list[Parameter]) -> Finding:
         weights = [parameter for parameter in free if len(parameter.shape) >= 2]
         fresh = [parameter for parameter in weights if is_fresh(record, parameter, self.fresh_tolerance)]
+        if all_new(record, weights):
+            fresh = weights
         flat = condition(record).verdict in ("flat", "diverging")
         certain = bool(fresh) or (bool(weights) and flat)
         named = fresh or weights or free

@@ -90,7 +90,7 @@ class DecayDominates(Rule):
     fixes = (Fix("Take the weight decay away, then give it back in small parts", override="weight-decay=0"),)
 
     unlearned: float = 0.3  # loss at the end over the lower of first loss and chance; a run below has done its job
-    failed: float = 0.7  # the same, from which on the run does not do its job
+    failed: float = 0.5  # the same, from which on the run does not do its job
     same_answer: float = 0.02  # batch variation of the output below which all inputs get one answer; healthy: >= 0.097
     shrunk: float = 0.5  # rms of the median weight over its first; weights of healthy runs grow, or keep 0.6
     dominates: float = 1.0  # decay over gradient; healthy runs: 7e-4 to 0.02, faulty ones 1.4 and more
