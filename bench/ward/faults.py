@@ -84,7 +84,10 @@ FAULTS = (
     Fault("optimizer-reborn", ("reinit-optimizer",), _set("optimizer-reborn"), _set("stateful")),
     # The weights.
     Fault("zero-init", ("init=zeros",), _set("constant-init"), _set("layers"), quick=True),
-    Fault("init-times-10", ("init=scale,factor:10",), _set("init-gain", "initial-loss"), _set("layers")),
+    Fault(
+        "init-times-10", ("init=scale,factor:10",), _set("init-gain", "initial-loss", "recurrent-explode"),
+        _set("layers"),
+    ),
     Fault("dead-bias", ("dead-bias",), _set("dead-units"), _set("relu")),
     # The model.
     Fault("sigmoid-at-depth", ("activation=sigmoid",), _set("vanishing", "saturated"), _set("deep")),

@@ -31,7 +31,7 @@ class Detached(Rule):
         them and they have no gradient after `patience` steps. With a call that cut the graph (`detach`, `.data`,
         `numpy`) it is an error; without one (a result that is not used, a forward under no_grad) these layers must come
         before all that learns, and it is an error if the run is not doing its job, or if it ends with all of their
-        weights as torch made them at random; else a note. Layers that only ever ran under no_grad are judged at the
+        weights as they were drawn at random; else a note. Layers that only ever ran under no_grad are judged at the
         end of the run, by the same signs. If no parameter of any optimizer ever had a gradient, and backward is called
         on a tensor made anew (`torch.tensor(value, requires_grad=True)`), or all that is computed begins at one, that
         is an error.

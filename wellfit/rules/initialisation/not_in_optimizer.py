@@ -32,7 +32,8 @@ class NotInOptimizer(Rule):
 
     When it is wrong
         Layers that are random on purpose (set `requires_grad = False` to say so). Weights that were loaded, and so no
-        longer look freshly made (uniform up to 1/sqrt(fan-in) within `fresh_tolerance`), are only a note.
+        longer look freshly made (uniform up to 1/sqrt(fan-in) within `fresh_tolerance`, or all of them as He, Glorot or
+        GPT's authors draw weights), are only a note.
 
     References
         PyTorch documentation, nn.ModuleList; TrainCheck (2025).
