@@ -62,6 +62,9 @@ ILL = {
     "a kept generator": KEPT,
     "made in the call": KEPT.replace("DataLoader(data,", "DataLoader(Noisy(),"),
     "of unknown data": KEPT.replace("data = Noisy()", "data = build"),
+    "by a method of its own": KEPT.replace("__getitem__(self, index)", "noise(self)").replace(
+        "\n\ndata =", "\n    def __getitem__(self, index):\n        return self.noise()\n\n\ndata ="
+    ),
     "by RandomState": KEPT.replace("default_rng(0)", "RandomState(1)"),
     "by torch": KEPT.replace("np.random.default_rng(0)", "torch.Generator().manual_seed(0)"),
     "of workers": KEPT.replace("  # ill", "").replace(
@@ -80,6 +83,9 @@ FINE = {
         "num_workers=2)", "num_workers=2, worker_init_fn=lambda id: np.random.seed(id))"
     ),
     "never drawn from": KEPT.replace("self.random.normal(size=8)", "np.random.normal(size=8)"),
+    "drawn from at the start only": KEPT.replace("__getitem__(self, index)", "build(self)").replace(
+        "\n\ndata =", "\n    def __getitem__(self, index):\n        return index\n\n\ndata ="
+    ),
     "a sampler": KEPT.replace("Noisy(Dataset)", "Noisy(Sampler)").replace("__getitem__(self, index)", "__iter__(self)"),
     "by the index": KEPT.replace("self.random = np.random.default_rng(0)", "pass").replace(
         "        return self.random", "        np.random.seed(index)\n        return np.random"

@@ -188,7 +188,7 @@ def _kept_generators(source: Source, loaders: list[Loader]) -> Iterator[_Draws]:
             used = [
                 node
                 for node in source.nodes(ast.Attribute)
-                if ast.unparse(node) == ast.unparse(target) and _within(node, one) and not _within(node, init)
+                if ast.unparse(node) == ast.unparse(target) and any(_within(node, part) for part in _drawing(one))
             ]
             workers = [loader.num_workers for call, loader in read if _reads(source, call, one, classes)]
             if used and workers:
@@ -275,6 +275,20 @@ def _is_generator(value: ast.expr) -> bool:
             return False
         value = value.func.value
     return False
+
+
+def _drawing(one: ast.ClassDef) -> list[ast.FunctionDef]:
+    """The methods that run when a sample is made: those that give samples, and all that they call."""
+    methods = {node.name: node for node in one.body if isinstance(node, ast.FunctionDef)}
+    reached: list[str] = []
+    waiting = [name for name in _DRAWING if name in methods]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.append(name)
+            used = [node.attr for node in ast.walk(methods[name]) if isinstance(node, ast.Attribute)]
+            waiting += [other for other in used if other in methods and other != "__init__"]
+    return [methods[name] for name in reached]
 
 
 def _is_data_set(one: ast.ClassDef) -> bool:
