@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wellfit.finding import Finding
-from wellfit.rules.data.repeated_draws import RepeatedDraws
+from wellfit.rules.data.repeated_data import RepeatedData
 from wellfit.testing import MadeRun
 
 KEPT = """
@@ -53,7 +53,7 @@ def judged(folder: Path, text: str, workers: int = 2) -> list[Finding]:
         made.declare("loader", id=0, location=place("DataLoader("), batch_size=8, num_workers=workers)
     for _ in range(5):
         made.step(2.3)
-    found = list(RepeatedDraws().check(made.record()))
+    found = list(RepeatedData().check(made.record()))
     assert all("# ill" in lines[one.location.line - 1] for one in found if one.location is not None)
     return found
 

@@ -40,7 +40,7 @@ class _Draws(NamedTuple):
     cure: str
 
 
-class RepeatedDraws(Rule):
+class RepeatedData(Rule):
     """Random numbers begin anew at each sample, step, worker or epoch, so the same ones are drawn again.
 
     What it checks
@@ -70,7 +70,7 @@ class RepeatedDraws(Rule):
     """
 
     code = "DAT112"
-    name = "repeated-draws"
+    name = "repeated-data"
     family: ClassVar[Family] = "data"
     summary = "random numbers begin anew, so the same ones are drawn again"
     reads = ("loader",)
