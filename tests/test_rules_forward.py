@@ -87,6 +87,22 @@ def test_a_layer_that_says_nothing_at_all_is_dead_before_20_batches(tmp_path: Pa
     assert [(one.severity, one.step) for one in found] == ([("error", 6)] if named else [])
 
 
+@pytest.mark.parametrize(("std", "line"), [(0.0, 2), (0.1, 20)])
+def test_dead_units_whose_biases_were_set_are_blamed_on_that_line(tmp_path: Path, std: float, line: int) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("layer = nn.Linear(4, 4)\nnn.init.constant_(layer.bias, -3)\n")
+    told = two_layers(tmp_path)
+    told.out.declare({"type": "process", "rank": 0, "world_size": 1, "main_file": str(script)})
+    initial = {"std": std, "rms": 3.0, "amax": 3.0}
+    told.out.declare(
+        {"type": "parameter", "name": "hidden.bias", "layer": "hidden", "shape": [4], "optimizer": 0,
+         "requires_grad": True, "initial": initial}
+    )  # fmt: skip
+    told.measure("activation", "hidden", [row(a=1.0 if step >= 19 else 0.0) for step in range(40)])
+    [found] = DeadUnits().check(told.record(FLAT))
+    assert found.location is not None and found.location.line == line
+
+
 def test_silent_units_of_the_output_are_no_illness(tmp_path: Path) -> None:
     told = Training(tmp_path)
     told.layer("head", 11, activation="relu", activation_location=place(20))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from wellfit.finding import Location
 from wellfit.record import Layer, Parameter, Record
+from wellfit.source import init_call
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ def initial_weights(record: Record) -> list[InitialWeight]:
             continue
         found += [InitialWeight(layer, one, _fan_in(layer, one)) for one in by_layer.get(layer.name, ())]
     return found
+
+
+def bias_set(record: Record) -> Location | None:
+    """The line of the program that sets biases to a number."""
+    return init_call(record, ("constant_", "fill_", "full_like"), "bias")
 
 
 def _fan_in(layer: Layer, parameter: Parameter) -> float:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from wellfit.condition import condition
-from wellfit.finding import Finding, Fix
+from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record, Series
 from wellfit.rule import Rule
+from wellfit.rules.initial_weights import bias_set
 from wellfit.rules.layering import activation_place, answers_alike, outermost
 
 _RELU = ("relu", "relu6", "threshold")
+_SAME = 0.01  # standard deviation over rms of numbers that are all the same
 
 
 class DeadUnits(Rule):
@@ -122,7 +124,8 @@ class DeadUnits(Rule):
             severity="error" if how.ill or cut else "note",
             step=_since(series, self.dead_share),
             layer=layer.name,
-            location=activation_place(record, layer) if layer.activation_location else layer.location,
+            location=_bias_line(record, layer)
+            or (activation_place(record, layer) if layer.activation_location else layer.location),
             evidence={
                 "dead_share": share,
                 "threshold": self.dead_share,
@@ -146,6 +149,15 @@ def _ages(series: Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Shares of silent units from the 20th measured batch on."""
     ages: np.ndarray[tuple[int], np.dtype[np.float64]] = series.a[np.isfinite(series.a)]
     return ages[18:]  # of a functional ReLU the first batch is not measured: which function follows is not known yet
+
+
+def _bias_line(record: Record, layer: Layer) -> Location | None:
+    """The line that sets biases to a number, where those of the layer began as one that is not 0."""
+    biases = [record.parameters[name] for name in layer.parameters if name in record.parameters]
+    bias = next((one for one in biases if len(one.shape) == 1 and one.name.endswith("bias")), None)
+    if bias is None or not bias.initial.rms > 0 or bias.initial.std > _SAME * bias.initial.rms:
+        return None
+    return bias_set(record)
 
 
 def _mute(series: Series, samples: int) -> bool:

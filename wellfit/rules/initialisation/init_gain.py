@@ -12,14 +12,13 @@ from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Layer, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
-from wellfit.rules.initial_weights import InitialWeight, initial_weights
+from wellfit.rules.initial_weights import InitialWeight, bias_set, initial_weights
 from wellfit.source import init_call
 
 _INITIALISERS = (
     "normal_", "uniform_", "trunc_normal_", "xavier_normal_", "xavier_uniform_", "kaiming_normal_", "kaiming_uniform_",
     "orthogonal_", "mul_", "randn", "randn_like", "constant_", "fill_",
 )  # fmt: skip
-_CONSTANTS = ("constant_", "fill_", "full_like")
 
 
 class InitGain(Rule):
@@ -188,7 +187,7 @@ class InitGain(Rule):
                 f"for (std {std:.3g}): {100 * off:.0f} % of its ReLU outputs are 0 before the first step, so it gets "
                 "no gradient; begin biases at 0",
                 severity="error", step=0, layer=layer.name,
-                location=init_call(record, _CONSTANTS, "bias") or layer.location,
+                location=bias_set(record) or layer.location,
                 evidence={"bias_rms": bias.initial.rms, "weighted_std": std, "off": off, "off_share": self.off_share},
             )  # fmt: skip
         return None
