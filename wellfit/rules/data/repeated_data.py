@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from typing import ClassVar, NamedTuple
 
 from wellfit.finding import Finding, Fix, Location
@@ -65,8 +67,7 @@ class RepeatedData(Rule):
         Noise that shall be the same in each epoch: make it from the sample's index then, which is not told.
 
     References
-        PyTorch documentation, "My data loader workers return identical random numbers"; T. Parmar 2021, on numpy's
-        generator in workers.
+        PyTorch documentation, "My data loader workers return identical random numbers".
     """
 
     code = "DAT112"
@@ -137,19 +138,29 @@ class RepeatedData(Rule):
     def check(self, record: Record) -> Iterator[Finding]:
         if record.step_count < self.steps:
             return
+        made = tuple(one.location for one in record.optimizers.values() if one.location is not None)
         for source in _sources(record):
-            loaders = [one for one in record.loaders.values() if _is_in(one, source)]
-            for draws in (
-                *_kept_generators(source, loaders),
-                *_seeded_workers(source, loaders),
-                *_seeds(source, record),
-            ):
+            loaders = tuple(one for one in record.loaders.values() if _is_in(one, source))
+            draws = _first_draws(source, loaders, tuple(place.line for place in made if place.file == source.file))
+            if draws is not None:
                 yield self.finding(
                     f"{draws.what}, so the same random numbers are drawn again and again; {draws.cure}",
                     severity="error", step=0, location=Location(source.file, draws.line),
                     evidence={"workers": max((one.num_workers for one in loaders), default=0)},
                 )  # fmt: skip
                 return
+
+
+@lru_cache(maxsize=16)
+def _first_draws(source: Source, loaders: tuple[Loader, ...], optimizers: tuple[int, ...]) -> _Draws | None:
+    """The first place that makes random numbers the same; kept, for a text is the same at each look.
+
+    Args:
+        loaders: made in this file.
+        optimizers: lines of this file at which optimizers are made.
+    """
+    found = chain(_kept_generators(source, loaders), _seeded_workers(source, loaders), _seeds(source, optimizers))
+    return next(found, None)
 
 
 def _sources(record: Record) -> list[Source]:
@@ -166,7 +177,7 @@ def _is_in(loader: Loader, source: Source) -> bool:
     return loader.location is not None and loader.location.file == source.file
 
 
-def _loader_calls(source: Source, loaders: list[Loader], workers: int) -> Iterator[tuple[ast.Call, Loader]]:
+def _loader_calls(source: Source, loaders: tuple[Loader, ...], workers: int) -> Iterator[tuple[ast.Call, Loader]]:
     """The calls that made loaders of at least so many workers."""
     for loader in loaders:
         line = loader.location.line if loader.location is not None else 0
@@ -175,7 +186,7 @@ def _loader_calls(source: Source, loaders: list[Loader], workers: int) -> Iterat
                 yield call, loader
 
 
-def _kept_generators(source: Source, loaders: list[Loader]) -> Iterator[_Draws]:
+def _kept_generators(source: Source, loaders: tuple[Loader, ...]) -> Iterator[_Draws]:
     """Data sets that make a generator in their constructor and draw from it in workers."""
     read = list(_loader_calls(source, loaders, workers=1))
     classes = [one for one in source.nodes(ast.ClassDef) if _is_data_set(one)]
@@ -211,7 +222,7 @@ def _reads(source: Source, call: ast.Call, data: ast.ClassDef, classes: list[ast
     return data.name in names or (len(classes) == 1 and not names)
 
 
-def _seeded_workers(source: Source, loaders: list[Loader]) -> Iterator[_Draws]:
+def _seeded_workers(source: Source, loaders: tuple[Loader, ...]) -> Iterator[_Draws]:
     """A worker_init_fn that gives all workers one seed."""
     for call, loader in _loader_calls(source, loaders, workers=2):
         given = next((word.value for word in call.keywords if word.arg == "worker_init_fn"), None)
@@ -229,16 +240,15 @@ def _seeded_workers(source: Source, loaders: list[Loader]) -> Iterator[_Draws]:
                 )
 
 
-def _seeds(source: Source, record: Record) -> Iterator[_Draws]:
+def _seeds(source: Source, optimizers: tuple[int, ...]) -> Iterator[_Draws]:
     """Seeds that are numbers in the program, where samples are made or steps are taken."""
     once = "set the seed once, before training"
     classes = [one for one in source.nodes(ast.ClassDef) if _is_data_set(one)]
     methods = [found for one in classes for name in _DRAWING if (found := _method(one, name))]
-    made = [one.location.line for one in record.optimizers.values() if one.location is not None]
     loops = [  # one that makes an optimizer is a loop over trials, each of which begins with the same seed
         loop
         for loop in _innermost_around_backward(source)
-        if not any(loop.lineno <= line <= (loop.end_lineno or 0) for line in made)
+        if not any(loop.lineno <= line <= (loop.end_lineno or 0) for line in optimizers)
     ]
     for seed in source.calls(_SEEDS):
         if not _is_constant(seed) or any(_within(seed, branch) for branch in source.nodes(ast.If)):

@@ -53,7 +53,7 @@ class ActivationGrowth(Rule):
 
     References
         Wortsman et al. 2023, "Small-scale proxies for large-scale transformer training instabilities". Dehghani et al.
-        2023, "Scaling vision transformers to 22 billion parameters", section 3.1. AutoTrainer and TheDeepChecker have
+        2023, "Scaling vision transformers to 22 billion parameters". AutoTrainer and TheDeepChecker have
         such a check with absolute bounds.
     """
 
