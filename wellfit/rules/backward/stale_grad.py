@@ -56,6 +56,7 @@ class StaleGrad(Rule):
         "rank-collapse",
         "vanishing",
         "zero-grad-param",
+        "label-noise",
     )
     fixes = (Fix("Clear the gradient after each step", override="zero-grad=insert"),)
 

@@ -68,6 +68,7 @@ class EvalMode(Rule):
         "non-finite-forward",
         "non-finite-grad",
         "init-gain",
+        "label-noise",
     )
     fixes = (
         Fix(

@@ -63,6 +63,7 @@ class ConstantInput(Rule):
         "lr-low",
         "zero-grad-param",
         "dead-units",
+        "label-noise",
     )
     fixes = (Fix("Loop over the loader, or mend what makes the input"),)
 

@@ -58,7 +58,7 @@ class EvalInputShift(Rule):
     family = "data"
     summary = "evaluation inputs are scaled otherwise than training inputs"
     reads = ("input", "event.evaluation", "loss")
-    consequences = ("overfit", "eval-mode", "bn-gap")
+    consequences = ("overfit", "eval-mode", "bn-gap", "label-noise")
     fixes = (Fix("Transform the data of evaluation as those of training"),)
 
     far: float = 3.0  # shift or ratio; healthy runs: to 0.3 and 1.9; images with `Normalize` forgotten: 3.2 and more

@@ -64,6 +64,7 @@ class LabelSorted(Rule):
         "val-too-good",
         "bn-gap",
         "forgets",
+        "label-noise",
     )
     fixes = (Fix("Shuffle the training data in each epoch", override="shuffle=on", safe=True),)
 

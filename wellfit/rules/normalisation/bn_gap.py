@@ -50,7 +50,7 @@ class BnGap(Rule):
     family = "normalisation"
     summary = "batch norm's running statistics are far from those of the data"
     reads = ("norm", "loss")
-    consequences = ("overfit",)
+    consequences = ("overfit", "label-noise")
     fixes = (Fix("Set momentum to 0.1 or compute the running statistics anew", safe=True),)
 
     gap: float = 1.0  # |batch mean - running mean| / running standard deviation; healthy runs: to 0.2

@@ -58,6 +58,7 @@ class BnMode(Rule):
         "output-collapse",
         "rank-collapse",
         "overfit",
+        "label-noise",
     )
     fixes = (Fix("Leave batch norm in train mode", override="mode=correct"),)
 

@@ -64,6 +64,7 @@ class BatchAxis(Rule):
         "diverged",
         "lr-high",
         "lr-low",
+        "label-noise",
     )
     fixes = (Fix("Give the layer its axes in the order it expects, or say batch_first=True"),)
 
