@@ -47,6 +47,22 @@ def test_without_a_cut_it_is_a_note_while_the_run_learns(tmp_path: Path) -> None
     assert found.severity == "note"
 
 
+def test_a_tied_head_does_not_hide_what_lies_before_it(tmp_path: Path) -> None:
+    """The embedding's weight is that of the head: its gradient comes from there."""
+    told = Training(tmp_path)
+    shared = {"type": "layer", "name": "embedding", "class": "Embedding", "kind": "embedding", "order": 0}
+    told.out.declare({**shared, "location": place(9), "parameters": ["head.weight"]})
+    told.order = 1
+    told.layer("encoder", 10)
+    told.layer("head", 11)
+    nodes = [{"id": 0, "next": [1]}, {"id": 1, "op": "AccumulateGrad", "parameter": "head.weight"}]
+    told.graph(nodes)
+    told.event("no-gradient", 0, optimizer=0, parameters=["encoder.weight", "encoder.bias"], total=4)
+    told.measure("activation", "encoder", [row()] * 20)
+    [found] = Detached().check(told.record(FLAT))
+    assert (found.severity, found.layer) == ("error", "encoder")
+
+
 def test_parameters_with_gradient_from_elsewhere_are_well(tmp_path: Path) -> None:
     assert list(Detached().check(cut_off(tmp_path, missing=False).record(FALLING))) == []
 

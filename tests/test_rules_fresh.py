@@ -22,6 +22,7 @@ DRAWN = {
     "glorot for tanh": lambda weight: nn.init.xavier_normal_(weight, nn.init.calculate_gain("tanh")),
     "lecun": lambda weight: nn.init.normal_(weight, 0, weight.shape[1] ** -0.5),
     "gpt": lambda weight: nn.init.normal_(weight, 0, 0.02),
+    "gpt, last of 12 blocks": lambda weight: nn.init.normal_(weight, 0, 0.02 / 24**0.5),
 }
 
 

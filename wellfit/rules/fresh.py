@@ -9,6 +9,7 @@ from wellfit.record import Parameter, Record
 
 _FEWEST = 200  # elements from which on the largest of them says how they were drawn
 _GPT = 0.02  # standard deviation of GPT's and BERT's weights
+_DEEPEST = 48  # blocks of GPT-2's largest; the last weights of n blocks are drawn 1/sqrt(2n) as large
 _TANH = 5 / 3  # gain that Glorot's rule takes for tanh
 
 
@@ -49,7 +50,7 @@ def _is_drawn(parameter: Parameter) -> bool:
         return False
     slack = 3 / math.sqrt(size)
     mean = math.sqrt(max(first.rms**2 - first.std**2, 0.0))
-    if mean > slack * first.rms:
+    if mean > 4 / math.sqrt(size) * first.rms:
         return False
     tail = first.amax / first.rms
     uniform = math.sqrt(3) * 0.97 < tail < math.sqrt(3) * 1.03
@@ -70,4 +71,5 @@ def _usual_sizes(shape: Sequence[int]) -> Iterable[float]:
     field = math.prod(shape[2:])
     fan_in, fan_out = shape[1] * field, shape[0] * field
     xavier = math.sqrt(2 / (fan_in + fan_out))
-    return (math.sqrt(2 / fan_in), math.sqrt(2 / fan_out), math.sqrt(1 / fan_in), xavier, _TANH * xavier, _GPT)
+    last = (_GPT / math.sqrt(2 * blocks) for blocks in range(1, _DEEPEST + 1))
+    return (math.sqrt(2 / fan_in), math.sqrt(2 / fan_out), math.sqrt(1 / fan_in), xavier, _TANH * xavier, _GPT, *last)

@@ -69,6 +69,7 @@ class Detached(Rule):
         "output-collapse",
         "rank-collapse",
         "forgets",
+        "label-noise",
     )
     fixes = (Fix("Take the call that cuts the graph out of forward"),)
 
@@ -127,9 +128,10 @@ class Detached(Rule):
         if not layers:
             yield from self._never_in_a_graph(record, missing, reached)
             return
+        layers = _of_one_loop(record, layers, reached)
         names = {layer.name for layer in layers}
         cut = _nearest_cut(record, names, reached, _own_graphs(record, layers))
-        learning = [each.order for each in record.layers.values() if each.order >= 0 and reached & set(each.parameters)]
+        learning = _learning(record, reached)
         in_front = bool(learning) and max(layer.order for layer in layers) < min(learning)
         before = bool(learning) and layers[0].order < max(learning)
         if not before or (cut is None and not in_front):
@@ -174,8 +176,7 @@ class Detached(Rule):
 
     def _never_in_a_graph(self, record: Record, missing: set[str], reached: set[str]) -> Iterator[Finding]:
         """Layers under no_grad: nothing was measured of them, so only the end of the run tells that they are random."""
-        learning = [each.order for each in record.layers.values() if each.order >= 0 and reached & set(each.parameters)]
-        first = min(learning, default=-1)
+        first = min(_learning(record, reached), default=-1)
         layers = [
             layer
             for layer in record.layers.values()
@@ -204,6 +205,29 @@ class Detached(Rule):
         # Statistics of its output are taken with gradient only: a target network under no_grad has none.
         ran = layer.kind in ("other", "container") or len(record.series("activation", layer.name)) > 0
         return ran and sum(name in missing for name in held) > self.smallest_share * len(held)
+
+
+def _of_one_loop(record: Record, layers: list[Layer], reached: set[str]) -> list[Layer]:
+    """Those held by an optimizer that also holds what learns, if any are: of other models no graph may have been seen.
+
+    Members of an ensemble are trained one after the other, each with an optimizer of its own.
+    """
+    seen = {record.parameters[name].optimizer for name in reached if name in record.parameters} - {None}
+    own = [layer for layer in layers if {one.optimizer for one in _trainable(record, layer)} & seen]
+    return own or layers
+
+
+def _learning(record: Record, reached: set[str]) -> list[int]:
+    """The places in the order of the forward pass of all layers that a gradient reaches.
+
+    A parameter that several layers share (a tied head) gets its gradient at the last of them, for all that is known.
+    """
+    last: dict[str, int] = {}
+    ran = [layer for layer in record.layers.values() if layer.order >= 0]
+    for layer in ran:
+        for name in reached & set(layer.parameters):
+            last[name] = max(last.get(name, 0), layer.order)
+    return [layer.order for layer in ran if any(last.get(name) == layer.order for name in layer.parameters)]
 
 
 def _stayed_random(record: Record, layers: Sequence[Layer]) -> bool:

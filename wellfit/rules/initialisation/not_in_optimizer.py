@@ -55,6 +55,7 @@ class NotInOptimizer(Rule):
         "dead-units",
         "detached",
         "forgets",
+        "label-noise",
     )
     fixes = (Fix("Register the layers and give the optimizer all parameters of the model"),)
 
