@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wellfit.rules.initialisation.init_gain import InitGain
 from wellfit.rules.recurrent.forgets import Forgets
 from wellfit.rules.recurrent.gates_stuck import GatesStuck
 from wellfit.rules.recurrent.hidden_carry import HiddenCarry
@@ -366,3 +367,12 @@ def test_a_state_that_is_carried_without_its_graph(
     found = list(HiddenCarry().check(steps(made, losses).record()))
     assert [finding.severity for finding in found] == ([said] if said else [])
     assert all(finding.location is not None and finding.location.line == line for finding in found)
+
+
+# init-gain ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "found"), [(0.58, False), (1.41, False), (2.5, False), (5.8, True)])
+def test_state_weights_that_begin_too_large(tmp_path: Path, gain: float, found: bool) -> None:
+    said = [one for one in InitGain().check(recurrent(tmp_path, gain=gain).record()) if one.layer == "rnn"]
+    assert [(one.severity, one.location and one.location.line) for one in said] == [("error", 4)] * found

@@ -9,7 +9,7 @@ import numpy as np
 
 from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
-from wellfit.record import Layer, Record
+from wellfit.record import Layer, Parameter, Record
 from wellfit.rule import Rule
 from wellfit.rules.fitness import fits_poorly, settled
 from wellfit.rules.initial_weights import InitialWeight, bias_set, initial_weights
@@ -27,7 +27,8 @@ class InitGain(Rule):
     What it checks
         The gain rms(w) * sqrt(fan-in) of each linear layer when training begins (0.58 by torch's default, 1.41 by He):
         above `gain_high` where the layer's output really has an rms above `output_high`, or below `gain_low` in at
-        least `small_share` of the layers. And biases that switch a whole ReLU layer off: `off_share` of its outputs
+        least `small_share` of the layers. The same gain of the weights by which a recurrent layer meets its own last
+        state: above `recurrent_high`. And biases that switch a whole ReLU layer off: `off_share` of its outputs
         are 0 at step 0 while the bias is larger than its weights make the pre-activation.
 
     Why it hurts
@@ -67,12 +68,16 @@ class InitGain(Rule):
         "zero-grad-param",
         "diverged",
         "overflow-near",
+        "recurrent-explode",
+        "gates-stuck",
+        "forgets",
     )
     fixes = (Fix("Initialise by Kaiming or Xavier", override="init=he"),)
 
     gain_high: float = 4.0  # rms(w) sqrt(fan-in); He 1.41, healthy runs up to 2.5
     output_high: float = 5.0  # rms of a linear layer's output at step 0; healthy runs up to 3
     gain_low: float = 0.12  # rms(w) sqrt(fan-in); GPT's 0.02 at width 64 gives 0.16
+    recurrent_high: float = 3.0  # rms(w) sqrt(state size); torch 0.58, orthogonal 1, He 1.41, healthy runs up to 1.7
     small_share: float = 0.5  # share of linear layers that are small
     off_share: float = 0.95  # share of outputs of a ReLU layer that are 0 at step 0; healthy 0.3 to 0.7
     unlearned: float = 0.7  # share of the first loss that is left
@@ -117,6 +122,10 @@ class InitGain(Rule):
             optimizer.step()
 
     def check(self, record: Record) -> Iterator[Finding]:
+        recurrent = self._recurrent(record)
+        if recurrent is not None:
+            yield recurrent
+            return
         weights = [w for w in initial_weights(record) if w.gain > 0 and not self._normed(record, w)]
         if not weights:
             return
@@ -158,6 +167,32 @@ class InitGain(Rule):
                       "layers": len(large)},
             sure=certain and (len(large) >= 2 or settled(record, self.steps)),
         )  # fmt: skip
+
+    def _recurrent(self, record: Record) -> Finding | None:
+        """A recurrent layer whose state, given back to it, comes out of its weights many times as large."""
+        gains = {
+            parameter: parameter.initial.rms * math.sqrt(parameter.shape[1])
+            for parameter in record.parameters.values()
+            if len(parameter.shape) == 2 and "weight_hh" in parameter.name and self._is_recurrent(record, parameter)
+        }
+        worst = max(gains, key=lambda parameter: gains[parameter], default=None)
+        if worst is None or not gains[worst] > self.recurrent_high:
+            return None
+        layer = record.layers[worst.layer]
+        return self.finding(
+            f"`{worst.name}`, by which `{layer.name}` meets its own last state, begins too large: rms "
+            f"{worst.initial.rms:.3g} over {worst.shape[1]} units multiplies the state by {gains[worst]:.3g} at each "
+            "moment, so gates and units saturate from the first sequence on; leave torch's default, or use an "
+            "orthogonal initialisation",
+            severity="error", step=0, layer=layer.name,
+            location=init_call(record, _INITIALISERS, "weight") or layer.location,
+            evidence={"gain": gains[worst], "recurrent_high": self.recurrent_high},
+            sure=settled(record, self.steps),
+        )  # fmt: skip
+
+    def _is_recurrent(self, record: Record, parameter: Parameter) -> bool:
+        layer = record.layers.get(parameter.layer)
+        return layer is not None and layer.kind == "recurrent" and layer.order >= 0
 
     def _small(self, record: Record, small: list[InitialWeight], poor: bool, layers: int) -> Finding:
         worst = min(small, key=lambda weight: weight.gain)
