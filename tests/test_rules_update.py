@@ -73,6 +73,16 @@ def test_long_steps_of_a_run_that_learns_are_no_error(tmp_path: Path, losses: li
     assert not [f for f in LrHigh().check(made_run(tmp_path, losses, 0.05).record()) if f.severity == "error"]
 
 
+@pytest.mark.parametrize(("ratio", "end", "found"), [(0.3, 1.8, True), (0.3, 0.4, False), (0.12, 1.8, False)])
+def test_first_steps_that_no_weight_bears(tmp_path: Path, ratio: float, end: float, found: bool) -> None:
+    """Only the first ten are long: what is left of the network then learns a part."""
+    made = made_run(tmp_path, falling(2.3, end, 100)[:10], ratio)
+    for loss in falling(2.3, end, 100)[10:]:
+        made.step(loss, {WEIGHT: 0.005})
+    severities = [one.severity for one in LrHigh().check(made.record())]
+    assert severities == ["error"] * found
+
+
 def test_a_flat_run_with_usual_steps_is_not_the_learning_rate_s_fault(tmp_path: Path) -> None:
     assert not list(LrHigh().check(made_run(tmp_path, [2.3] * 100, 0.005).record()))
 
@@ -250,6 +260,12 @@ def test_a_decay_that_wins_over_the_gradient(tmp_path: Path) -> None:
 def test_a_decay_that_is_most_of_each_step(tmp_path: Path) -> None:
     [found] = DecayDominates().check(decaying(tmp_path, FLAT, 0.01, gradient=0.1, kind="AdamW"))
     assert "% of each step" in found.message
+
+
+def test_a_decay_under_which_what_was_learned_is_lost_for_a_while(tmp_path: Path) -> None:
+    losses = [*falling(2.3, 1.5, 100), *[2.25] * 200, *falling(2.3, 0.8, 100)]
+    [found] = DecayDominates().check(decaying(tmp_path, losses, 0.01))
+    assert found.severity == "error"
 
 
 @pytest.mark.parametrize(("end", "severity"), [(0.8, "note"), (1.3, "error")])

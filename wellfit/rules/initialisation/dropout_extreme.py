@@ -19,7 +19,7 @@ class DropoutExtreme(Rule):
     What it checks
         The rates of all dropout that acts in training: of modules, and of calls of `F.dropout` in the first steps. A
         rate above `high` is an error if more than `unlearned` of the loss is left (of the evaluation too, where there
-        is one), else a note; a rate of 1 leaves nothing and is always an error. Dropout of a rate of `least` or more
+        is one), else a note; from `hopeless` on it is always an error. Dropout of a rate of `least` or more
         between the last layer with weights and the loss is an error too, below `heavy` only if that much of the loss
         is left.
 
@@ -73,6 +73,7 @@ class DropoutExtreme(Rule):
     fixes = (Fix("Take a dropout rate of 0.5 or less, before the last layer", override="dropout=0.5"),)
 
     high: float = 0.7  # share dropped; the rates of published models reach 0.65 (AWD-LSTM)
+    hopeless: float = 0.9  # share dropped; nobody means to keep a tenth, but many take p for the share that is kept
     least: float = 0.05  # share dropped behind the last layer
     heavy: float = 0.3  # the same, from which on no loss of a classifier can become small
     unlearned: float = 0.4  # share of the lower one of first loss and loss of guessing that is left
@@ -173,17 +174,18 @@ class DropoutExtreme(Rule):
 
     def _found_high(self, record: Record, drop: Drop, count: int) -> Finding:
         state = condition(record)
-        poor = drop.rate >= 1 or learns_little(record, self.unlearned)
+        little = learns_little(record, self.unlearned)
+        poor = little or drop.rate >= self.hopeless
         kept = 1 - drop.rate
         others = f" (and {count - 1} more above {self.high:.2g})" if count > 1 else ""
         left = f"{100 * kept:.2g} % of the values are left, times {1 / kept:.3g}" if kept > 0 else "nothing is left"
-        said = "and the model learns little" if poor else "though the model learns"
+        said = "and the model learns little" if little else "though the model learns"
         return self.finding(
             f"{drop.what} drops {100 * drop.rate:.3g} % of its input{others}: {left}, so what comes behind it sees "
             f"mostly noise, {said}; take a rate of 0.1 to 0.5 (p is the share that is dropped, not the one kept)",
             severity="error" if poor else "note", step=0, layer=drop.layer, location=drop.location,
             evidence={"p": drop.rate, "high": self.high, "verdict": state.verdict},
-            sure=record.finished or drop.rate >= 1,
+            sure=record.finished or drop.rate >= self.hopeless,
         )  # fmt: skip
 
 

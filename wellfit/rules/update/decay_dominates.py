@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import Condition, condition
+from wellfit.condition import PARTS, Condition, condition
 from wellfit.finding import Finding, Fix
 from wellfit.record import Optimizer, Parameter, Record
 from wellfit.rule import Family, Rule
@@ -17,6 +17,8 @@ from wellfit.rules.fitness import fits_poorly
 from wellfit.rules.grids import grid
 from wellfit.rules.layering import answers_alike
 from wellfit.rules.ratios import weights
+
+_LOWER = 0.95  # mean of an earlier twelfth over the threshold of a relapse: something had been learned before it
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class DecayDominates(Rule):
 
     unlearned: float = 0.3  # loss at the end over the lower of first loss and chance; a run below has done its job
     failed: float = 0.5  # the same, from which on the run does not do its job
+    relapsed: float = 0.9  # mean of a twelfth of the run over the lower of first loss and chance, after a lower one
     same_answer: float = 0.02  # batch variation of the output below which all inputs get one answer; healthy: >= 0.097
     shrunk: float = 0.5  # rms of the median weight over its first; weights of healthy runs grow, or keep 0.6
     dominates: float = 1.0  # decay over gradient; healthy runs: 7e-4 to 0.02, faulty ones 1.4 and more
@@ -172,6 +175,17 @@ class DecayDominates(Rule):
             return None
         return _Shrinking(step, float(median[-1]), force, decay, coupled)
 
+    def _fails(self, record: Record, state: Condition, found: _Shrinking) -> bool:
+        """Whether what was learned is lost, for good or for a while."""
+        if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer):
+            return True
+        curve = record.loss()
+        parts = np.array_split(curve.value, PARTS) if len(curve) >= 10 * PARTS else []
+        means = np.array([float(np.mean(part)) for part in parts])
+        after = np.array([float(part[0]) > found.step for part in np.array_split(curve.step, PARTS)][: len(means)])
+        again = np.flatnonzero(after & (means > self.relapsed * state.level)) if len(means) else []
+        return len(again) > 0 and float(np.min(means[: again[-1] + 1])) < _LOWER * self.relapsed * state.level
+
     def _told(self, record: Record, state: Condition, optimizer: Optimizer, found: _Shrinking) -> Finding:
         much = (
             f"{found.force:.3g} times as strong as the gradient"
@@ -183,7 +197,7 @@ class DecayDominates(Rule):
             f"weight decay {found.decay:g} wins over learning: it was {much}, the median weight is down to "
             f"{100 * found.left:.2g} % of its first size, and the loss stays at {state.end:.4g} (it began at "
             f"{state.start:.4g}); lower the weight decay to {lower:.1g}",
-            severity="error" if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer) else "note",
+            severity="error" if self._fails(record, state, found) else "note",
             step=found.step,
             location=optimizer.location,
             evidence={"decay": found.decay, "force": found.force, "left": found.left, "half_at_step": found.step,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 
-from wellfit.condition import Condition, condition, loss_scale, rise
+from wellfit.condition import Condition, condition, loss_scale, rise, training_loss
 from wellfit.finding import Finding, Fix, Location, Severity
 from wellfit.record import Optimizer, Record
 from wellfit.rule import Family, Rule
 from wellfit.rules.fitness import ends_far_above
+from wellfit.rules.fresh import all_new
 from wellfit.rules.grids import Grid
+from wellfit.rules.labels import last_evaluation, training_scale
 from wellfit.rules.layering import first_backward
 from wellfit.rules.ratios import update_ratios
 
@@ -25,7 +28,9 @@ class LrHigh(Rule):
     not finite or ends at `near_chance` of the loss of guessing, and whose median u stays above `high` for `steps`
     sampled steps, or reached `first_jump` in one of the first five steps while the loss rose `rose` times. A run that
     learns is ill if the median u of its first `steps` steps was above `violent`, the loss was thrown up `thrown` times
-    by them, and it ends above `poor` of where it began or of guessing. Also gradients that are summed over
+    by them (or u was above `very_violent`), and it, or its last evaluation, ends above `poor` of where it began or of
+    guessing. Where the loss says nothing (two networks that play against each other), u above `very_violent` of weights
+    that began as torch or the papers draw them is enough. Also gradients that are summed over
     `accumulated` or more backward calls without dividing the loss, which is a learning rate that many times higher.
 
     Why it hurts
@@ -85,6 +90,7 @@ class LrHigh(Rule):
     first_jump: float = 0.5  # largest ratio of a weight in the first five steps; healthy: to 0.25, with batch norm 0.69
     rose: float = 1.5  # loss after the jump over the loss before it
     violent: float = 0.1  # median ratio over the weights in the first ten steps; healthy runs: to 0.071
+    very_violent: float = 0.2  # the same; healthy: to 0.15 (0.29 in an RBM, whose weights begin near 0)
     thrown: float = 2.0  # mean of five losses among the first thirty over the first one; healthy runs: to 1.5
     poor: float = 0.5  # mean of the last losses over the lower of first loss and guessing
     near_chance: float = 0.9  # mean loss of the last quarter over the loss of guessing, for a run that learned nothing
@@ -129,10 +135,14 @@ class LrHigh(Rule):
 
     def check(self, record: Record) -> Iterator[Finding]:
         state = condition(record)
-        if state.adversarial:
-            return
         ratios = update_ratios(record)
         optimizer = _main_optimizer(record, ratios)
+        if state.adversarial:
+            found = self._violence(record, ratios)
+            new = all_new(record, [record.parameters[name] for name in ratios.names if name in record.parameters])
+            if found is not None and found[2] > self.very_violent and new:
+                yield self._told(record, state, optimizer, *found, "error")
+            return
         found = self._first_jump(record, ratios) or self._long_steps(ratios) or self._violence(record, ratios)
         if found is None:
             return
@@ -207,7 +217,7 @@ class LrHigh(Rule):
         return "long", int(ratios.step[at.stop - 1]), float(np.median(ratios.median[at]))
 
     def _violence(self, record: Record, ratios: Grid) -> tuple[str, int, float] | None:
-        """First steps that changed all weights by much, and threw the loss up."""
+        """First steps that changed all weights by much and threw the loss up, or by so much that this need not show."""
         first = ratios.median[: self.steps]
         loss = record.loss().value[: 3 * self.steps]
         if len(first) < self.steps or len(loss) < 3 * self.steps or not loss[0] > 0:
@@ -215,7 +225,7 @@ class LrHigh(Rule):
         ratio = float(np.median(first[np.isfinite(first)])) if np.isfinite(first).any() else 0.0
         finite = np.where(np.isfinite(loss), loss, np.inf)
         top = float(np.convolve(finite, np.full(5, 0.2), "valid").max())
-        if not ratio > self.violent or not top > self.thrown * loss[0]:
+        if not (ratio > self.very_violent or (ratio > self.violent and top > self.thrown * loss[0])):
             return None
         return "long", int(ratios.step[self.steps - 1]), ratio
 
@@ -224,8 +234,9 @@ class LrHigh(Rule):
         whole = rise(record.loss()) if record.finished and self._violence(record, ratios) is not None else None
         if whole is None:
             return False
-        begun = float(record.loss().value[0])
-        return whole.late >= self.poor * state.level_from(begun)
+        level, loss = state.level_from(float(record.loss().value[0])), training_loss(record)
+        evaluated = last_evaluation(record, loss) * training_scale(record) if loss is not None else math.nan
+        return whole.late >= self.poor * level or evaluated >= self.poor * level
 
     def _undivided(self, record: Record, optimizer: Optimizer | None) -> tuple[int, Location | None] | None:
         """(backward calls in a step, place) where their losses were not divided by their number."""
@@ -286,11 +297,14 @@ class LrHigh(Rule):
 
 def _fares(state: Condition) -> str:
     """How the loss fares, in words."""
-    if state.verdict in ("learning", "too-short"):
-        return "the loss ends near that of guessing" if state.verdict == "learning" else "the loss rises"
-    return {"non-finite": "the loss is not finite", "diverging": "the loss rises"}.get(
-        state.verdict, "the loss is flat"
-    )
+    if state.adversarial and state.verdict != "non-finite":
+        return "what the network began with is lost"
+    if state.verdict == "learning":
+        return (
+            f"the loss ends {'near that of guessing' if state.end > 0.9 * state.level else 'far above what it could'}"
+        )
+    said = {"non-finite": "the loss is not finite", "diverging": "the loss rises", "too-short": "the loss rises"}
+    return said.get(state.verdict, "the loss is flat")
 
 
 def _main_optimizer(record: Record, ratios: Grid) -> Optimizer | None:
