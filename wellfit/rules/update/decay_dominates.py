@@ -180,11 +180,13 @@ class DecayDominates(Rule):
         if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer):
             return True
         curve = record.loss()
-        parts = np.array_split(curve.value, PARTS) if len(curve) >= 10 * PARTS else []
-        means = np.array([float(np.mean(part)) for part in parts])
-        after = np.array([float(part[0]) > found.step for part in np.array_split(curve.step, PARTS)][: len(means)])
-        again = np.flatnonzero(after & (means > self.relapsed * state.level)) if len(means) else []
-        return len(again) > 0 and float(np.min(means[: again[-1] + 1])) < _LOWER * self.relapsed * state.level
+        if len(curve) < 10 * PARTS:
+            return False
+        mean = np.array([float(np.mean(part)) for part in np.array_split(curve.value, PARTS)])
+        begin = np.array([int(part[0]) for part in np.array_split(curve.step, PARTS)])
+        level = self.relapsed * state.level
+        again = np.flatnonzero((begin > found.step) & (mean > level))
+        return bool(len(again)) and float(mean[: again[-1] + 1].min()) < _LOWER * level
 
     def _told(self, record: Record, state: Condition, optimizer: Optimizer, found: _Shrinking) -> Finding:
         much = (
