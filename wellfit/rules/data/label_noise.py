@@ -32,6 +32,9 @@ class LabelNoise(Rule):
       `known` standard errors from the end of one pass to the begin of the next, but not within a pass. What is learned
       of one sample then never helps with the next.
 
+    Batches whose labels have less than `mixed` of the entropy that so many can have are those of sorted data, and left
+    alone.
+
     Why it hurts
     There is nothing to learn. Loss and accuracy of the training look as if the model got better, on anything new it
     guesses.
@@ -63,6 +66,7 @@ class LabelNoise(Rule):
     chance: float = 0.98  # loss over the entropy of the labels; healthy runs: an evaluation below 0.8
     learned: float = 0.97  # training loss at the end over that entropy
     better: float = 0.02  # share of the first evaluation by which another may be better
+    mixed: float = 0.5  # mean entropy of a batch's labels over what it can be; drawn at random: 0.8 and more
     evaluations: int = 4  # evaluation passes
     passes: int = 4  # passes over the training data
     known: float = 4.0  # standard errors of the mean fall between passes
@@ -121,7 +125,9 @@ class LabelNoise(Rule):
             if not (loss.training and len(labels) and loss.reduction == "mean") or is_weighted(loss):
                 continue
             entropy = float(labels["pool_entropy"][-1])
-            if not entropy > 0 or not state.end < self.learned * entropy * scale:
+            most = np.minimum(entropy, np.log(np.maximum(labels["count"], 1)))  # that so many labels can have
+            mixed = float(np.mean(labels["entropy"])) > self.mixed * float(np.mean(most))
+            if not entropy > 0 or not mixed or not state.end < self.learned * entropy * scale:
                 continue
             for other in evaluated_alike(record, loss):
                 found = self._never_better(record, loss, record.evaluations(other.id), entropy)

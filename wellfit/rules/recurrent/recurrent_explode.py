@@ -33,7 +33,7 @@ class RecurrentExplode(Rule):
     to state is over `over_head` times that of the model's last linear layer; (3) once the run has ended: it was over
     `spike` times its own median in a tenth of the samples, though steps were not long (below `long_steps`) and have not
     made the state weights `grown` times as large; (4) the numbers cease to be finite, and a plain layer's weights from
-    state to state multiply a state by `gain` or more at each moment. For (1) and (2) at least `samples` samples are
+    state to state multiply a state by `gain` or more at each moment, from the start or after short steps. For (1) and (2) at least `samples` samples are
     needed, for (3) twice as many.
 
     Why it hurts
@@ -170,25 +170,30 @@ class RecurrentExplode(Rule):
             ratio = self._over_head(record, layer, name)
             if ratio > self.over_head:
                 return f"that of `{name}` is {ratio:.3g} times that of the last layer", ratio
-        if record.finished and update_ratios(record).typical() < self.long_steps:
+        short = update_ratios(record).typical() < self.long_steps
+        if record.finished and short:
             for name in names:
                 size = gradient_sizes(record, name)
                 ratio = float(np.quantile(size, 0.9) / np.median(size))
                 if len(size) >= 2 * self.samples and ratio > self.spike and not self._has_grown(record, name):
                     return f"a tenth of those of `{name}` are over {ratio:.3g} times the median", ratio
         if state.verdict == "non-finite" and layer.class_name.startswith("RNN"):
-            gain = max((state_gain(record, name) for name in state_weights(layer)), default=math.nan)
+            sizes = [(state_gain(record, name), self._first_gain(record, name)) for name in state_weights(layer)]
+            gain = max((now if short else min(now, first) for now, first in sizes), default=math.nan)
             if gain > self.gain:
                 return f"its weights multiply a state by about {gain:.3g} at each moment", gain
         return None
 
     def _has_grown(self, record: Record, name: str) -> bool:
         """Whether a state weight is far larger than at the beginning: then it is the learning rate that is to blame."""
+        return state_gain(record, name) > self.grown * self._first_gain(record, name)
+
+    def _first_gain(self, record: Record, name: str) -> float:
+        """By how much a state weight multiplies a state when training begins; NaN if that is not known."""
         parameter = record.parameters.get(name)
         if parameter is None or len(parameter.shape) != 2:
-            return False
-        first = parameter.initial.rms * math.sqrt(parameter.shape[1])
-        return state_gain(record, name) > self.grown * first
+            return math.nan
+        return parameter.initial.rms * math.sqrt(parameter.shape[1])
 
     def _over_head(self, record: Record, layer: Layer, name: str) -> float:
         """Median of rms(gradient) of a state weight over that of the last linear layer called after it."""
