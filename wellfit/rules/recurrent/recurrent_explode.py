@@ -33,8 +33,8 @@ class RecurrentExplode(Rule):
     to state is over `over_head` times that of the model's last linear layer; (3) once the run has ended: it was over
     `spike` times its own median in a tenth of the samples, though steps were not long (below `long_steps`) and have not
     made the state weights `grown` times as large; (4) the numbers cease to be finite, and a plain layer's weights from
-    state to state multiply a state by `gain` or more at each moment, from the start or after short steps. For (1) and (2) at least `samples` samples are
-    needed, for (3) twice as many.
+    state to state multiply a state by `gain` or more at each moment, from the start or after short steps. For (1) and
+    (2) at least `samples` samples are needed, for (3) twice as many.
 
     Why it hurts
     The gradient is a product of as many factors as there are moments. Where they are larger than 1 it is astronomically
