@@ -54,6 +54,7 @@ class LrHigh(Rule):
     summary = "learning rate too high: steps as long as the weights"
     reads = ("update.rms", "loss")
     consequences = (
+        "grad-spike",
         "spike",
         "diverged",
         "plateau",
