@@ -225,6 +225,68 @@ def test_what_a_silenced_finding_explains_is_not_told_in_its_place(tmp_path):
     assert (names(result.findings), names(result.ignored), result.folded) == ([], ["cause"], [])
 
 
+@pytest.mark.parametrize(
+    ("ignored", "told", "left_out", "explained_by_a"),
+    [
+        ((), ["a", "other"], [], ["b", "c"]),
+        (("a",), ["other"], ["a"], None),
+        (("b",), ["a", "other"], [], ["c"]),  # c is told under a, as before
+        (("c",), ["a", "other"], [], ["b"]),
+        (("a", "b"), ["other"], ["a"], None),
+        (("other",), ["a"], ["other"], ["b", "c"]),
+    ],
+)
+def test_an_ignored_rule_takes_what_it_explains_with_it(ignored, told, left_out, explained_by_a):
+    rules = [
+        rule("a", "data", {}, consequences=("b",)),
+        rule("b", "update", {}, consequences=("c",)),
+        rule("c", "curve", {}),
+        rule("other", "curve", {}),
+    ]
+    result = diagnose(run_of(), rules, ignored=ignored)
+    assert (names(result.findings), names(result.ignored)) == (told, left_out)
+    assert [finding.consequences for finding in result.findings if finding.rule == "a"] == (
+        [] if explained_by_a is None else [explained_by_a]
+    )
+    shown = {finding.rule for pair in result.folded for finding in pair}
+    assert not shown & {*ignored, *left_out}
+
+
+def test_a_consequence_of_two_causes_is_told_under_the_one_that_is_not_ignored():
+    rules = [
+        rule("first", "data", {}, consequences=("symptom",)),
+        rule("second", "update", {}, consequences=("symptom",)),
+        rule("symptom", "curve", {}),
+    ]
+    [told] = diagnose(run_of(), rules, ignored={"first"}).findings
+    assert (told.rule, told.consequences) == ("second", ["symptom"])
+
+
+def test_a_note_of_an_ignored_rule_explains_no_error():
+    rules = [rule("a", "data", {"severity": "note"}, consequences=("b",)), rule("b", "curve", {})]
+    assert names(diagnose(run_of(), rules, ignored={"a"}).findings) == ["b"]
+
+
+def test_nothing_is_said_of_an_ignored_rule_that_fails():
+    class Broken(Rule):
+        code, name, family, summary = "BRK001", "broken", "data", ""
+
+        def check(self, record: Any):
+            raise RuntimeError("no")
+
+        def check_together(self, records: Any):
+            raise RuntimeError("no")
+
+    off: set[str] = set()
+    result = diagnose(run_of(2), [Broken(), rule("fine", "curve", {})], off, ignored={"broken"})
+    assert (names(result.findings), result.problems, off) == (["fine"], [], {"broken"})
+
+
+def test_a_cause_outside_the_selection_takes_nothing_with_it():
+    symptom = rule("symptom", "curve", {})
+    assert names(diagnose(run_of(), [symptom], ignored={"cause"}).findings) == ["symptom"]
+
+
 @pytest.mark.parametrize(("family", "folds"), [("data", True), ("backward", True), ("update", False)])
 def test_what_was_there_from_the_start_is_no_consequence_of_steps(family, folds):
     rules = [
@@ -279,7 +341,8 @@ def two_rules(monkeypatch):
     ],
 )
 def test_selection(two_rules, select, ignore, chosen):
-    assert [rule.name for rule in catalogue.rules(select, ignore)] == chosen
+    ignored = catalogue.names_of(ignore)
+    assert [rule.name for rule in catalogue.rules(select) if rule.name not in ignored] == chosen
 
 
 def test_thresholds_are_set_on_the_instance(two_rules):
@@ -311,7 +374,7 @@ def test_thresholds_are_set_on_the_instance(two_rules):
 )
 def test_wrong_names_and_values_are_told(two_rules, arguments, sentence):
     with pytest.raises(WellfitError) as caught:
-        catalogue.rules(**arguments)
+        catalogue.names_of(arguments["ignore"]) if "ignore" in arguments else catalogue.rules(**arguments)
     assert sentence in str(caught.value)
 
 

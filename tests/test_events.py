@@ -85,6 +85,31 @@ LOOPS = {
             scaler.step(optimizer)
             scaler.update()
     """,
+    "clipping in every form": """
+        from torch.nn.utils import clip_grad_norm_
+        a, b = nn.Linear(4, 1), nn.Linear(4, 1)
+        optimizer = torch.optim.SGD([*a.parameters(), *b.parameters()], 0.01)
+        class Odd(torch.Tensor):
+            pass
+        for step in range(250):
+            optimizer.zero_grad()
+            x = torch.randn(8, 4) * (30 if step == 130 else 1)
+            (a(x) + b(x)).square().mean().backward()
+            for model in (a, b):
+                nn.utils.clip_grad_norm_(model.parameters(), 1 if step % 2 else 2.0)
+            if step % 7 == 0:
+                clip_grad_norm_(parameters=a.parameters(), max_norm=torch.tensor(0.5), norm_type=1)
+            clip_grad_norm_(max_norm=float("inf"), parameters=a.parameters(), norm_type=float("inf"))
+            if step % 10 == 0:
+                b.bias.grad.fill_(float("nan"))
+                clip_grad_norm_(b.parameters(), 1.0)
+                b.zero_grad()
+            try:
+                clip_grad_norm_(a.parameters())
+            except TypeError:
+                pass
+            optimizer.step()
+    """,
     "losses that are not one number, and a backward call that fails": """
         model = nn.Linear(4, 1)
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -117,6 +142,10 @@ def events(done: Part) -> dict[str, list[tuple[float, ...]]]:
         "steps": [(s, a, patterns[b]) for s, a, b in zip(steps["step"], steps["a"], steps["b"], strict=True)]
     }
     found["left out"] = [(event["step"], event["count"]) for event in record.events("scaler")]
+    for id, clip in record.clips.items():
+        norms, limits = record.clipping(id)
+        rows = zip(norms.step, norms.value, limits.value, strict=True)
+        found[f"clipped at {clip.location}"] = [(int(s), repr(float(norm)), float(limit)) for s, norm, limit in rows]
     for name, curve in [
         *((f"loss {site}", record.loss(site)) for site in record.loss_sites()),
         *(
@@ -146,6 +175,17 @@ def test_plain_steps_say_the_same_as_watched_ones(always: dict[str, Part], seldo
     assert len(seldom[name].record.watched_steps) <= 2
     assert events(seldom[name]) == watched
     assert len(watched["steps"]) >= 200
+
+
+def test_the_norm_of_every_clipped_gradient_is_known(seldom: dict[str, Part]) -> None:
+    record = seldom["clipping in every form"].record
+    both, tensor, whole, spoilt = (record.clipping(id) for id in sorted(record.clips))
+    assert both[0].step.tolist() == [step for step in range(250) for _ in "ab"]
+    assert both[1].value[:4].tolist() == [2, 2, 1, 1]
+    assert not len(tensor[0])  # its limit is a tensor
+    assert whole[0].step.tolist() == list(range(250)) and np.isinf(whole[1].value).all()
+    assert whole[0].value[130] > 10 * np.median(whole[0].value)
+    assert spoilt[0].step.tolist() == list(range(0, 250, 10)) and np.isnan(spoilt[0].value).all()
 
 
 def test_backward_called_at_the_top_of_a_program(tmp_path: Path) -> None:

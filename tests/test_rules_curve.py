@@ -10,7 +10,7 @@ import pytest
 
 from wellfit.condition import condition
 from wellfit.rules.curve.diverged import Diverged
-from wellfit.rules.curve.eval_mode import EvalMode
+from wellfit.rules.curve.eval_mode import MODE_EVENTS, EvalMode
 from wellfit.rules.curve.overfit import Overfit
 from wellfit.rules.curve.plateau import Plateau
 from wellfit.testing import MadeRun
@@ -305,3 +305,34 @@ def test_one_watched_step_in_eval_mode_will_do_after_a_call_of_eval(tmp_path: Pa
         made.step(1.0)
     (finding,) = EvalMode().check(made.record())
     assert (finding.severity, finding.location and finding.location.line) == ("error", 12)
+    # The call itself tells since when, not the step that was watched.
+    assert (finding.step, finding.evidence["from_step"], finding.evidence["steps"]) == (20, 20, 41)
+
+
+def test_the_steps_in_eval_mode_end_where_train_is_called(tmp_path: Path) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 20, ["bn", "drop"], [])
+    made.event("mode", root="model", training=False, location={"file": "experiment.py", "line": 12})
+    for _ in range(20):
+        made.step(1.0)
+    steps_in_mode(made, 1, [], ["bn", "drop"])
+    made.event("mode", root="model", training=True, location={"file": "experiment.py", "line": 5})
+    for _ in range(20):
+        made.step(1.0)
+    steps_in_mode(made, 5, ["bn", "drop"], [])
+    (finding,) = EvalMode().check(made.record())
+    assert (finding.evidence["from_step"], finding.evidence["steps"]) == (20, 21)
+
+
+@pytest.mark.parametrize("calls", ["of a layer", "too many"])
+def test_calls_that_do_not_tell_since_when_leave_the_watched_step(tmp_path: Path, calls: str) -> None:
+    made = with_norm(tmp_path)
+    steps_in_mode(made, 20, ["bn", "drop"], [])
+    for number in range(1 if calls == "of a layer" else MODE_EVENTS):
+        root = "drop" if calls == "of a layer" else "model"
+        made.event("mode", root=root, training=number % 2 == 0, location={"file": "experiment.py", "line": 12})
+    for _ in range(20):
+        made.step(1.0)
+    steps_in_mode(made, 20, [], ["bn", "drop"])
+    (finding,) = EvalMode().check(made.record())
+    assert finding.evidence["from_step"] == 40

@@ -132,6 +132,7 @@ def test_nan_in_the_input_is_an_error_and_in_a_finite_run_nothing(tmp_path: Path
     bad = {("input", "model#0"): (128.0, NAN, NAN, NAN, 0.0, NAN, NAN, 0.0)}
     (found,) = NonFiniteInput().check(record_of(tmp_path / "a", [NAN] * 20, bad))
     assert (found.severity, found.step) == ("error", 0)
+    assert found.evidence == {"step": 0, "first_bad_loss": 0, "bad_losses": 20, "losses": 20}
     assert list(NonFiniteInput().check(record_of(tmp_path / "b", FLAT, bad))) == []
     assert list(NonFiniteInput().check(record_of(tmp_path / "c", [NAN] * 20, inputs(1, 4)))) == []
 

@@ -140,6 +140,9 @@ def test_gradients_that_float16_cannot_hold(tmp_path: Path) -> None:
     assert (found.severity, found.layer) == ("error", "l0")
     assert (found.evidence["layers"], found.evidence["of"]) == (3, 4)
     assert found.location is not None and found.location.line == 90
+    # What keeps the program as it is comes first; only the other can be tried by an override.
+    assert [(fix.override, fix.safe) for fix in found.fixes] == [(None, True), ("precision=bfloat16", False)]
+    assert "GradScaler" in found.fixes[0].title
 
 
 @pytest.mark.parametrize(

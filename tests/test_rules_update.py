@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,31 @@ def test_summed_gradients_are_blamed_on_the_backward_line(tmp_path: Path) -> Non
     (finding,) = LrHigh().check(made.record())
     assert finding.location is not None and finding.location.line == 7
     assert finding.evidence["calls"] == 16
+
+
+@pytest.mark.parametrize(
+    ("ratio", "first", "fix"),
+    [
+        (0.05, 0.05, "lr=scale:0.1"),
+        (0.2, 0.2, "lr=scale:0.1"),
+        (1.0, 0.2, "lr=scale:0.01"),  # as long as the weights: it may be more
+        (1.0, 8.0, "lr=scale:0.01"),
+        (1.0, 80.0, "lr=scale:0.001"),  # the first step tells how much more
+        (1.0, 8e6, "lr=scale:0.001"),
+        (1.0, math.inf, "lr=scale:0.001"),
+    ],
+)
+def test_the_rate_is_divided_by_what_the_steps_are_too_long(
+    tmp_path: Path, ratio: float, first: float, fix: str
+) -> None:
+    made = made_run(tmp_path, [], 0.0)
+    made.step(2.3, {WEIGHT: first})  # the weight was of rms 1
+    for _ in range(99):
+        made.step(2.3, {WEIGHT: ratio})
+    (finding,) = LrHigh().check(made.record())
+    assert finding.fixes[0].override == fix
+    by = round(1 / float(fix.rpartition(":")[2]))
+    assert f"divide it by {by}," in finding.message and finding.fixes[0].title.endswith(f" by {by}")
 
 
 def test_a_divided_loss_is_not_blamed_for_being_summed(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ SCALED = {"override": "lr", "scale": 0.1}
         ([{"override": "lr", "scale": "much"}, 3, {}], "lr=scale:0.1", None),
         ("odd", "lr=scale:0.1", "lr=scale:0.1"),
         ([SCALED], None, None),
+        ([{"override": "accumulate", "steps": 4}], "zero-grad=insert", None),  # they contradict each other
+        ([{"override": "zero-grad", "mode": "insert"}, SCALED], "accumulate=4", None),
+        ([{"override": "zero-input"}], "normalize-input", None),
+        ([{"override": "lr", "value": 0.01}], "optimizer=adam,lr:0.001", None),
+        ([{"override": "accumulate", "steps": 4}], "clip-norm=1", "clip-norm=1"),
+        ([{"override": "scale-input", "factor": 255}], "normalize-input", "normalize-input"),
+        ([{"override": "optimizer", "kind": "sgd"}], "lr=scale:0.1", "lr=scale:0.1"),
+        ([{"override": "of another version"}], "zero-grad=insert", "zero-grad=insert"),
     ],
 )
 def test_what_is_left_to_try(tmp_path: Path, on: Any, fix: str | None, left: str | None) -> None:

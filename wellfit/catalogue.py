@@ -26,15 +26,15 @@ _TYPES: dict[str, type] = {"bool": bool, "float": float, "int": int}
 
 def rules(
     select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
     thresholds: Mapping[str, Mapping[str, Any]] | None = None,
     problems: list[str] | None = None,
 ) -> list[Rule]:
-    """The rules to use, one instance each, in the order of their codes.
+    """The rules to ask, one instance each, in the order of their codes.
+
+    Those to ignore are among them: what they explain shall not be told in their place (`diagnose`).
 
     Args:
         select: names, codes, families or prefixes of codes ("dead-units", "FWD302", "forward", "FWD3"); empty for all.
-        ignore: the same; wins over `select`.
         thresholds: by name of the rule, the values that differ from the rule's own.
         problems: one sentence is added for each rule that could not be loaded.
 
@@ -45,12 +45,21 @@ def rules(
     if problems is not None:
         problems += broken
     chosen = _matching(select, classes) if (select := tuple(select)) else set(classes)
-    chosen -= _matching(ignore, classes)
     by_name = {rule.name: rule for rule in classes}
     for name in thresholds or {}:
         if name not in by_name:
             raise WellfitError(f'thresholds are set for an unknown rule "{name}"{did_you_mean(name, by_name)}')
     return [_made(rule, (thresholds or {}).get(rule.name, {})) for rule in classes if rule in chosen]
+
+
+def names_of(words: Iterable[str]) -> frozenset[str]:
+    """The names of the rules that the words of `--ignore` mean; words as those of `rules` for `select`.
+
+    Raises:
+        WellfitError: a name is unknown.
+    """
+    words = tuple(words)
+    return frozenset(rule.name for rule in _matching(words, known_rules()[0])) if words else frozenset()
 
 
 def find_rule(name: str) -> type[Rule]:

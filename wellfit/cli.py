@@ -237,7 +237,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the findings to this file")
     parser.add_argument("--fail-on", choices=("never", "error", "note"), help="exit with 1 if there is such a finding")
     parser.add_argument("--select", metavar="RULES", help="names, codes or prefixes, e.g. dead-units,DAT,FWD3")
-    parser.add_argument("--ignore", metavar="RULES", help="the same, to leave out")
+    parser.add_argument("--ignore", metavar="RULES", help="the same, to leave out with all that they explain")
     parser.add_argument("--show-notes", action="store_true", help="tell notes as well as errors")
 
 
@@ -358,11 +358,11 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
         names_list(options.ignore) if options.ignore is not None else config.ignore if options.select is None else ()
     )
     problems: list[str] = []
-    chosen = catalogue.rules(select, ignore, config.thresholds, problems)
+    chosen, ignored = catalogue.rules(select, config.thresholds, problems), catalogue.names_of(ignore)
     run = open_run(find_run(options.run, Path.cwd()))
     for record in run.records:
         record.finished = True
-    diagnosis = judge(run, chosen)
+    diagnosis = judge(run, chosen, ignored=ignored)
     fit_to_overrides(diagnosis.findings, run)
     for problem in [*problems, *diagnosis.problems, *run.damage, *misspelt_comments(run)]:
         sys.stderr.write(f"wellfit: {problem}\n")

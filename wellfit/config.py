@@ -70,10 +70,11 @@ def check_rules(config: Config) -> None:
     """Raise a WellfitError that names the file where a setting means a rule or a threshold that there is not."""
     if not (config.select or config.ignore or config.thresholds):
         return
-    from wellfit.catalogue import rules
+    from wellfit.catalogue import names_of, rules
 
     try:
-        rules(config.select, config.ignore, config.thresholds)
+        rules(config.select, config.thresholds)
+        names_of(config.ignore)
     except WellfitError as error:
         raise WellfitError(f"in [tool.wellfit] of {config.file}: {error}") from None
 

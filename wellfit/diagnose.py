@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,7 +35,7 @@ class Diagnosis:
         findings: errors before notes, causes before consequences.
         problems: one sentence for each rule that failed and was switched off.
         folded: (cause, consequence) for each finding that is told as a consequence of another only.
-        ignored: findings that a comment in the user's source silences.
+        ignored: findings that a comment in the user's source silences, or of rules that are to be ignored.
     """
 
     findings: list[Finding]
@@ -44,7 +44,9 @@ class Diagnosis:
     ignored: list[Finding] = field(default_factory=list)
 
 
-def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = None) -> Diagnosis:
+def diagnose(
+    run: Run, rules: Sequence[Rule], switched_off: set[str] | None = None, ignored: Collection[str] = ()
+) -> Diagnosis:
     """Judge every record of a run with every rule.
 
     Args:
@@ -52,6 +54,8 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
         rules: of `catalogue.rules`.
         switched_off: names of rules not to ask again; those that fail are added. Pass the same set to every call while
             a run grows, and each failure is named once.
+        ignored: names of rules whose findings are left out, with all that they explain. They are asked as the others
+            are; where one fails, nobody waits for what it says, and nothing is said.
     """
     off = set() if switched_off is None else switched_off
     found: list[tuple[Finding, int]] = []
@@ -64,7 +68,7 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
                 found += [(finding, record.rank) for finding in _asked(rule.check, record)]
             except (Exception, SystemExit) as error:
                 off.add(rule.name)
-                problems.append(_failure(rule, record, error))
+                problems += [_failure(rule, record, error)] if rule.name not in ignored else []
     ranks = sorted((record for record in run.records if record.step_count), key=lambda record: record.rank)
     for rule in rules if len({record.rank for record in ranks}) > 1 else ():
         if rule.name in off:
@@ -73,16 +77,20 @@ def diagnose(run: Run, rules: Sequence[Rule], switched_off: set[str] | None = No
             found += [(finding, ranks[0].rank) for finding in _asked(rule.check_together, ranks)]
         except (Exception, SystemExit) as error:
             off.add(rule.name)
-            problems.append(_failure(rule, ranks[0], error))
+            problems += [_failure(rule, ranks[0], error)] if rule.name not in ignored else []
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
     comments = Comments()
     merged = _merged(found)
     ordered = ordered_findings(merged, rules)
-    kept, folded = _fold(ordered, explained(rules, {finding.rule for finding in merged}), _of_steps(rules))
+    silent = [finding for finding in ordered if finding.rule in ignored or comments.silence(finding)]
+    reach = explained(rules, {finding.rule for finding in merged})
+    kept, folded = _fold(ordered, reach, _of_steps(rules), silent)
+    for finding in kept:
+        finding.consequences = [name for name in finding.consequences if name not in ignored]
     # What a silenced finding explains is not told in its place.
-    ignored = [finding for finding in kept if comments.silence(finding)]
-    kept = [finding for finding in kept if finding not in ignored]
-    return Diagnosis(kept, problems, [pair for pair in folded if pair[0] not in ignored], ignored)
+    told = [finding for finding in kept if finding not in silent]
+    folded = [(cause, finding) for cause, finding in folded if cause in told and finding.rule not in ignored]
+    return Diagnosis(told, problems, folded, [finding for finding in kept if finding in silent])
 
 
 def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> dict[str, set[str]]:
@@ -205,19 +213,21 @@ def _of_steps(rules: Iterable[Rule]) -> set[str]:
 
 
 def _fold(
-    ordered: Sequence[Finding], reach: Mapping[str, set[str]], of_steps: set[str]
+    ordered: Sequence[Finding], reach: Mapping[str, set[str]], of_steps: set[str], silent: Sequence[Finding]
 ) -> tuple[list[Finding], list[tuple[Finding, Finding]]]:
     """Take out the findings that an error explains, and name them there.
 
-    `ordered` has causes first, so that in a circle of rules the first explains the others.
+    `ordered` has causes first, so that in a circle of rules the first explains the others. One that is told comes
+    before one that is `silent`.
     """
     kept: list[Finding] = []
     folded: list[tuple[Finding, Finding]] = []
     for place, finding in enumerate(ordered):
-        cause = next((c for c in _possible_causes(ordered, place, reach, of_steps) if c in kept), None)
-        if cause is None:
+        causes = [cause for cause in _possible_causes(ordered, place, reach, of_steps) if cause in kept]
+        if not causes:
             kept.append(finding)
             continue
+        cause = next((cause for cause in causes if cause not in silent), causes[0])
         folded.append((cause, finding))
         if finding.rule not in cause.consequences:
             cause.consequences.append(finding.rule)

@@ -56,17 +56,18 @@ class Session:
         """Judge what was recorded so far; empty if all is well.
 
         Args:
-            select, ignore: names, codes or families of rules.
+            select: names, codes or families of the rules to ask; all if empty.
+            ignore: the same, of those whose findings, and what they explain, are left out.
 
         Raises:
             WellfitError: a rule is unknown.
         """
-        from wellfit.catalogue import rules
+        from wellfit.catalogue import names_of, rules
         from wellfit.diagnose import diagnose
         from wellfit.trials import fit_to_overrides
 
         run = self.run
-        findings = diagnose(run, rules(select, ignore)).findings
+        findings = diagnose(run, rules(select), ignored=names_of(ignore)).findings
         fit_to_overrides(findings, run)
         return findings
 

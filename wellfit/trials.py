@@ -1,4 +1,4 @@
-"""What a fix says to try, in a run that was made under overrides: not what is on already."""
+"""What a fix says to try, in a run that was made under overrides: not what is on already, nor what contradicts it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from wellfit.errors import WellfitError
 from wellfit.finding import Finding
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ def fit_to_overrides(findings: Iterable[Finding], run: Run) -> None:
 def _left_to_try(override: str | None, on: dict[str, dict[str, Any]]) -> str | None:
     """An override to give beside those that are on, or in place of the one of the same name; None if there is none."""
     there = on.get(override.partition("=")[0]) if override else None
-    if override is None or there is None:
-        return override
+    if override is None:
+        return None
+    if there is None:
+        return override if _goes_with(override, on) else None
     scale = there.get("scale")
     if not override.startswith(_SCALED) or isinstance(scale, bool) or not isinstance(scale, (int, float)):
         return None
@@ -45,3 +48,19 @@ def _left_to_try(override: str | None, on: dict[str, dict[str, Any]]) -> str | N
     except (ValueError, OverflowError):
         return None
     return None if math.isclose(factor, 1.0) else f"{_SCALED}{factor:.6g}"
+
+
+def _goes_with(override: str, on: dict[str, dict[str, Any]]) -> bool:
+    """Whether an override may be given beside those that are on: `wellfit run` refuses two that do not fit."""
+    from wellfit.overrides.catalogue import from_json, parse, together
+
+    try:
+        there = from_json(list(on.values()))
+        proposed = parse([override])
+    except WellfitError:
+        return True  # of overrides that this version does not know nothing can be told
+    try:
+        together([*there, *proposed])
+    except WellfitError:
+        return False
+    return True

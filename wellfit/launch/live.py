@@ -40,6 +40,7 @@ class Live:
         self._voice = voice
         self._run: Run | None = None
         self._rules: list[Rule] = []
+        self._ignored: frozenset[str] = frozenset()
         self._off: set[str] = set()
         self._told: dict[tuple[str, str | None], str] = {}  # how grave it was when it was told
         self._explained: dict[str, set[str]] = {}
@@ -103,13 +104,14 @@ class Live:
         """Load rules and run; the imports are heavy, so this waits until the child has been started."""
         if self._run is not None:
             return
-        from wellfit.catalogue import rules
+        from wellfit.catalogue import names_of, rules
         from wellfit.diagnose import explained
         from wellfit.record import open_run
 
         problems: list[str] = []
         options = self._options
-        self._rules = rules(options.select, options.ignore, options.thresholds, problems)
+        self._rules = rules(options.select, options.thresholds, problems)
+        self._ignored = names_of(options.ignore)
         self._explained = explained(self._rules)
         for problem in problems:
             self._complain(problem)
@@ -133,7 +135,7 @@ class Live:
         from wellfit.trials import fit_to_overrides
 
         assert self._run is not None
-        diagnosis = diagnose(self._run, self._rules, self._off)
+        diagnosis = diagnose(self._run, self._rules, self._off, self._ignored)
         fit_to_overrides(diagnosis.findings, self._run)
         for problem in diagnosis.problems:
             self._complain(problem)

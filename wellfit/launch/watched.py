@@ -30,7 +30,7 @@ class Options:
         format: of the findings; all but "text" are written to `output`, or else to standard output at the end.
         output: file for the findings in this format; None for none.
         fail_on: from which severity a finding makes the exit code 1 where the program's own was 0.
-        select, ignore, thresholds: as for `catalogue.rules`.
+        select, thresholds: as for `catalogue.rules`; ignore: as for `catalogue.names_of`.
         quiet: say nothing on standard error.
         overhead: budget of the probe, in percent of the run's time.
         quota: most that the run may write, in MB.
@@ -69,9 +69,10 @@ def run_watched(options: Options) -> int:
     """
     command = resolve(options.words)
     if options.select or options.ignore or options.thresholds:
-        from wellfit.catalogue import rules
+        from wellfit.catalogue import names_of, rules
 
-        rules(options.select, options.ignore, options.thresholds)  # a wrong name must be told before the run
+        rules(options.select, options.thresholds)  # a wrong name must be told before the run
+        names_of(options.ignore)
     overrides: list[dict[str, Any]] = []
     if options.overrides:
         from wellfit.overrides.catalogue import as_json, parse

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _B, _S = b"BS"
 
+Clipped = tuple[int, Any, float]  # of a call that clips: its id, the norm (a tensor if it is on a device), the limit
+
 
 class Moment:
     """The place of the training thread within its step.
@@ -30,7 +32,8 @@ class Moment:
     Attributes:
         plain: the events of this step need no more than their rows (`events`); otherwise the observer sees them.
         log: plain events not counted yet. Backward: (site, loss); zero_grad: its code; an optimizer's step: (what is
-            known of the optimizer, time).
+            known of the optimizer, time); a call that clips the gradient: `Clipped`.
+        clipped: takes (step, `Clipped`).
         left: plain steps before the observer has more to do than to add rows; `next_flush`: the time (perf_counter) at
             which it has in any case.
         attentive: this step is looked at, or something of the step before is still to be written.
@@ -44,9 +47,9 @@ class Moment:
     """
 
     __slots__ = (
-        "_at", "_backward_seen", "_governor", "_pattern", "_patterns", "_row", "_started", "_step", "attentive", "held",
-        "in_backward", "in_step", "left", "log", "next_flush", "owner", "plain", "scaled", "site", "site_at",
-        "site_code", "stepping",
+        "_at", "_backward_seen", "_governor", "_pattern", "_patterns", "_row", "_started", "_step", "attentive",
+        "clipped", "held", "in_backward", "in_step", "left", "log", "next_flush", "owner", "plain", "scaled", "site",
+        "site_at", "site_code", "stepping",
     )  # fmt: skip
 
     def __init__(self, row: Callable[..., None], patterns: Patterns, governor: Governor, started: float) -> None:
@@ -60,6 +63,7 @@ class Moment:
         self._pattern: list[int] = []
         self.plain = False
         self.log: list[Any] = []
+        self.clipped: Callable[[int, Clipped], None] = lambda step, clipped: None
         self.left = 1
         self.next_flush = 0.0
         self.attentive = True
@@ -102,6 +106,9 @@ class Moment:
         for event in events:
             if type(event) is int:
                 self._pattern.append(event)
+                continue
+            if len(event) == 3:
+                self.clipped(self._step, event)
                 continue
             subject, number = event
             if type(subject) is int:

@@ -317,6 +317,7 @@ class Observer:
         if self.device.busy:
             self.device.collect()
             self.device.end_step()
+        self.clipping.send()
         if step + 1 in DECLARE_AT or (watched and self.activations.dirty):
             self._declare_all()
         self._write_late()
@@ -486,6 +487,7 @@ class Observer:
     def _write_late(self, wait: bool = False) -> None:
         for (kind, a, b, step, at), value in self.backwards.arrived(wait):
             self.writer.row(kind, a, b, step, value, at)
+        self.clipping.collect(wait)
 
     def _declare_all(self) -> None:
         self.activations.dirty = False
@@ -543,6 +545,8 @@ class Observer:
         self._declare_all()
         self.device.end_step()
         self.device.collect(wait=True)
+        self.now.settle()
+        self.clipping.send()
         self.ledger.write(self.now.step + 1, keep=self.backwards.said)
         self._write_late(wait=True)
         self.say_cost()

@@ -258,7 +258,10 @@ class Record:
         return mean_by_step(np.empty(0, np.int64), np.empty(0))
 
     def clipping(self, clip: int) -> tuple[Curve, Curve]:
-        """The norms of the gradient that a place clipped (NaN where not known), and its limits; of watched steps."""
+        """The norms of the gradient that a place clipped (NaN where not known), and its limits.
+
+        Those of `clip_grad_norm_` are of every step, those of `clip_grad_value_` of watched steps.
+        """
         rows = self._rows.of(frames.ROW_CLIP)
         rows = rows[rows["b"] == clip]
         step = rows["step"].astype(np.int64)

@@ -49,6 +49,7 @@ class Exploding(Rule):
     summary = "the gradient grows on its way back or from step to step"
     reads = ("activation_gradient.rms", "gradient.rms", "loss")
     consequences = (
+        "grad-spike",
         "spike",
         "diverged",
         "non-finite-forward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from wellfit.rules.layering import called_models
 from wellfit.source import source_of
 
 WATCHED = 3  # watched steps that a mode must be met in
-MODE_EVENTS = 400  # the probe writes no more calls of train() and eval() than these
+MODE_EVENTS = 200  # the probe writes no more calls of train() and eval() than these
 
 
 class EvalMode(Rule):
@@ -135,7 +135,8 @@ class EvalMode(Rule):
         sensitive = {layer.name for layer in _with_mode(list(layers), layers) if _is_trained(layer, trained)}
         if not sensitive:
             return
-        spans = _met_in_forward(record, sensitive) or _left_in_eval(record, layers, sensitive)
+        met = [_exactly(record, layers, span) for span in _met_in_forward(record, sensitive)]
+        spans = met or _left_in_eval(record, layers, sensitive)
         length = sum(span.end - span.start for span in spans)
         if length < self.fewest_steps:
             return
@@ -266,6 +267,26 @@ def _met_in_forward(record: Record, sensitive: set[str]) -> list[_Span]:
         if off and np.sum((watched >= state["step"] - 1) & (watched < end)) >= (1 if called else WATCHED):
             spans.append(_Span(state["step"], end, off, on))
     return spans
+
+
+def _exactly(record: Record, layers: dict[str, Layer], span: _Span) -> _Span:
+    """A span of steps from the call of eval() on the model that holds its layers to the next call of train().
+
+    The span itself begins and ends with watched steps, which may lie far behind the calls.
+    """
+    roots = {layers[name].root for name in span.off if name in layers} & set(called_models(record))
+    events = [event for event in record.events("mode") if event["root"] in roots]
+    if span.on or len(roots) != 1:
+        return span
+    before = [event for event in events if event["step"] <= span.start]
+    known = len(record.events("mode")) < MODE_EVENTS
+    if not before or before[-1]["training"] or not (known or len(before) < len(events)):
+        return span
+    start = before[-1]["step"]
+    if _seen_training(record, record.events("forward-mode"), start, span.start, set(span.off)):
+        return span  # the layers were put in train mode one by one
+    end = next((event["step"] for event in events[len(before) :] if event["training"]), span.end)
+    return replace(span, start=start, end=max(min(end, span.end), span.start))
 
 
 def _left_in_eval(record: Record, layers: dict[str, Layer], sensitive: set[str]) -> list[_Span]:

@@ -58,6 +58,7 @@ class LabelSorted(Rule):
         "diverged",
         "overfit",
         "exploding",
+        "grad-spike",
         "spike",
         "oscillation",
         "lr-high",

@@ -138,10 +138,13 @@ class NonFiniteInput(Rule):
     def _found(self, record: Record, what: str, layer: str | None, step: int, where: Location | None) -> Finding:
         state = condition(record)
         lasting = state.verdict == "non-finite"
+        loss = record.loss()
+        bad = loss.step[~np.isfinite(loss.value)]
         return self.finding(
             f"{what} holds NaN or infinite numbers at step {step}: "
             + ("the loss and then every weight became NaN" if lasting else "the loss of this batch is lost")
             + "; find the missing values where the data are made, and drop or impute them",
             severity="error" if lasting else "note", step=step, layer=layer,
-            location=where, evidence={"step": step, "slack": self.slack},
+            location=where,
+            evidence={"step": step, "first_bad_loss": int(bad[0]), "bad_losses": len(bad), "losses": len(loss)},
         )  # fmt: skip

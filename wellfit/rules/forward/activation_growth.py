@@ -67,6 +67,7 @@ class ActivationGrowth(Rule):
         "overflow-near",
         "non-finite-forward",
         "non-finite-grad",
+        "grad-spike",
         "spike",
         "oscillation",
         "diverged",

@@ -67,6 +67,7 @@ class SumReduction(Rule):
         "non-finite-forward",
         "non-finite-grad",
         "oscillation",
+        "grad-spike",
         "spike",
         "zero-grad-param",
         "lr-low",

@@ -61,7 +61,10 @@ class Fp16Underflow(Rule):
         "rank-collapse",
         "layer-imbalance",
     )
-    fixes = (Fix("Compute in bfloat16", override="precision=bfloat16"),)
+    fixes = (
+        Fix("Scale the loss: torch.amp.GradScaler, with the weights in float32 under torch.autocast", safe=True),
+        Fix("Compute in bfloat16", override="precision=bfloat16"),
+    )
 
     quanta: float = 4.0  # rms of the gradient over 2^-24 (at 4 a tenth is lost); healthy float16 runs 40 and more
     share: float = 0.5  # of the layers with a float16 output

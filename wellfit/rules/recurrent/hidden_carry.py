@@ -56,7 +56,7 @@ class HiddenCarry(Rule):
     summary = "a recurrent state is carried into the next, unrelated batch"
     reads = ("graph", "backward.retain_graph", "loader", "loss")
     consequences = (
-        "plateau", "lr-high", "lr-low", "spike", "oscillation", "diverged", "underfit", "overfit",
+        "plateau", "lr-high", "lr-low", "grad-spike", "spike", "oscillation", "diverged", "underfit", "overfit",
         "activation-growth", "output-collapse", "rank-collapse", "forgets", "recurrent-explode", "gates-stuck",
     )  # fmt: skip
     fixes = (Fix("Begin each batch with a new state, or detach it"),)

@@ -62,6 +62,7 @@ class RecurrentExplode(Rule):
     reads = ("time_profile", "gradient.rms", "parameter.rms", "loss")
     consequences = (
         "exploding",
+        "grad-spike",
         "spike",
         "diverged",
         "plateau",

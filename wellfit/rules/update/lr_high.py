@@ -39,7 +39,8 @@ class LrHigh(Rule):
 
     Cure
     Divide the learning rate by 3 to 10, or let it warm up over the first hundred steps; clip the gradient norm. Where
-    gradients are accumulated, divide the loss by the number of backward calls in a step.
+    the first step was a multiple of `violent`, or later ones of `high`, the power of ten nearest to that is proposed,
+    up to `most_too_high`. Where gradients are accumulated, divide the loss by the number of backward calls in a step.
 
     Fix safety
     Safe: the program means the same, and the change can be taken back.
@@ -59,6 +60,7 @@ class LrHigh(Rule):
     summary = "learning rate too high: steps as long as the weights"
     reads = ("update.rms", "loss")
     consequences = (
+        "grad-spike",
         "spike",
         "diverged",
         "plateau",
@@ -95,6 +97,7 @@ class LrHigh(Rule):
     poor: float = 0.5  # mean of the last losses over the lower of first loss and guessing
     near_chance: float = 0.9  # mean loss of the last quarter over the loss of guessing, for a run that learned nothing
     ill_from_start: float = 1000.0  # first loss over the loss of guessing: such a network was ill before any step
+    most_too_high: int = 1000  # times: the most by which the rate is to be divided; further than that is a guess
     accumulated: int = 2  # backward calls in a step from which an undivided loss is one that is too large
 
     @staticmethod
@@ -152,13 +155,13 @@ class LrHigh(Rule):
         if not self._ill(record, state) and not self._thrown_back(record, state, ratios):
             late = ratios.median[len(ratios.median) // 2 :]
             if record.finished and what == "long" and np.nanmedian(late) > self.very_high:
-                yield self._told(record, state, optimizer, what, step, ratio, "note")
+                yield self._told(record, state, optimizer, found, self._factor(record, ratios, found), "note")
             return
         summed = self._undivided(record, optimizer)
         if summed is not None:
             yield self._told_undivided(state, optimizer, step, ratio, *summed)
         else:
-            yield self._told(record, state, optimizer, what, step, ratio, "error")
+            yield self._told(record, state, optimizer, found, self._factor(record, ratios, found), "error")
 
     def _rose_before_it_broke(self, record: Record, state: Condition) -> bool:
         """A run whose numbers ceased to be finite: long steps are to blame only if the loss grew before."""
@@ -255,16 +258,37 @@ class LrHigh(Rule):
             return None
         return calls, first_backward(record, sites[0])
 
+    def _factor(self, record: Record, ratios: Grid, found: tuple[str, int, float]) -> int:
+        """How many times too high the rate is, as a power of ten.
+
+        A step is never longer than the weights that it makes, so after a few steps the ratio tells no more; the first
+        one is compared with the weights as they were.
+        """
+        _, step, ratio = found
+        first = [
+            float(update.rms[0]) / before
+            for name in ratios.names
+            if len(update := record.series("update", name))
+            and update.step[0] == 0
+            and (before := record.parameters[name].initial.rms) > 0
+        ]
+        begun = float(np.median(first)) if first else 0.0
+        times = max(ratio / (self.high if step else self.violent), begun / self.violent)
+        if not math.isfinite(times):
+            return self.most_too_high
+        power = max(1, round(math.log10(max(times, 1.0))))
+        return int(min(10**power, self.most_too_high))
+
     def _told(
         self,
         record: Record,
         state: Condition,
         optimizer: Optimizer | None,
-        what: str,
-        step: int,
-        ratio: float,
+        found: tuple[str, int, float],
+        factor: int,
         severity: Severity,
     ) -> Finding:
+        what, step, ratio = found
         lr = record.hyper("lr", optimizer.id if optimizer else None)
         rate = float(lr.at([step])[0]) if len(lr) else float("nan")
         how = (
@@ -276,11 +300,13 @@ class LrHigh(Rule):
         job = f"and {_fares(state)}" if severity == "error" else "though the loss falls"
         return self.finding(
             f"the learning rate{f' {rate:.3g}' if rate == rate else ''} is too high: {how} {100 * ratio:.3g} % "
-            f"of {whose} own size, {job}; divide it by 10, or warm it up",
+            f"of {whose} own size, {job}; divide it by {factor}, or warm it up",
             severity=severity, step=step,
             location=optimizer.location if optimizer else None,
             evidence={"u": ratio, "lr": rate, "high": self.high, "first_jump": self.first_jump,
                       "verdict": state.verdict},
+            fixes=(Fix(f"Divide the learning rate by {factor}", override=f"lr=scale:{1 / factor:g}", safe=True),
+                   *self.fixes[1:]),
         )  # fmt: skip
 
     def _told_undivided(
