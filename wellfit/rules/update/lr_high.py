@@ -144,7 +144,7 @@ class LrHigh(Rule):
             found = self._violence(record, ratios)
             new = all_new(record, [record.parameters[name] for name in ratios.names if name in record.parameters])
             if found is not None and found[2] > self.very_violent and new:
-                yield self._told(record, state, optimizer, *found, "error")
+                yield self._told(record, state, optimizer, found, self._factor(record, ratios, found), "error")
             return
         found = self._first_jump(record, ratios) or self._long_steps(ratios) or self._violence(record, ratios)
         if found is None:
