@@ -146,6 +146,10 @@ class Program:
         """Write an event into the record: what an override saw that only looks."""
         self._attachment.fence.guard(self._attachment.observer.ledger.event)(name, **fields)
 
+    def layer_name(self, module: nn.Module) -> str:
+        """As the record names it, or the name of its class."""
+        return self._attachment.fence.guard(self._attachment.observer.layers.name_of)(module) or type(module).__name__
+
     @property
     def folder(self) -> str:
         """The run's folder."""
