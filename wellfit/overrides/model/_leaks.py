@@ -66,7 +66,8 @@ def axes_of(call: ForwardCall, size: int | None) -> list[int]:
         raise Unclear("it is also given how its samples hang together")
     axes = [axis for axis in range(min(2, first.dim())) if size is None or first.shape[axis] == size]
     if not axes:  # a target of (batch * time) numbers
-        axes = list(range(min(2, first.dim()))) if size is None or size == first[..., :1].numel() else []
+        both = first.dim() > 1 and size == first.shape[0] * first.shape[1]
+        axes = [0, 1] if both else []
     axes = [axis for axis in axes if first.shape[axis] >= FEWEST]
     if not axes:
         raise Unclear("it is not known which axis of its input is the batch")

@@ -21,8 +21,8 @@ class SaveAside(Override):
 
     What it changes: `torch.save` to a file writes into the folder `saved` of the run instead, so that no checkpoint of
     another run is overwritten. For the script it is as if the file lay where it was meant to: `torch.load`,
-    `os.path.exists`, `os.path.isfile`, `os.path.getsize`, `os.replace`, `os.rename`, `os.remove` and `shutil.copyfile`
-    (with `copy` and `move`, which use it) find it there.
+    `os.path.exists`, `os.path.isfile`, `os.path.getsize`, `os.replace`, `os.rename`, `os.remove`, `shutil.copyfile`,
+    `copy`, `copy2` and `move` find it there. A copy is made where it is meant to be.
 
     When it helps: in runs that only try something out; `wellfit check` sets it for all its runs.
 
@@ -56,7 +56,8 @@ class SaveAside(Override):
         program.patch(torch, "load", self._found)
         for name in ("exists", "isfile", "getsize"):
             program.patch(os.path, name, self._found)
-        program.patch(shutil, "copyfile", self._found)
+        for name in ("copyfile", "copy", "copy2"):
+            program.patch(shutil, name, self._with_copy)
         for name in ("replace", "rename"):
             program.patch(os, name, self._with_rename)
         for name in ("remove", "unlink"):
@@ -85,6 +86,16 @@ class SaveAside(Override):
             return original(self._moved.get(_path(f) or "", f), *args, **kwargs)
 
         return found
+
+    def _with_copy(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def copy(src: Any, dst: Any, **kwargs: Any) -> Any:
+            path = _path(src)
+            there = self._moved.get(path or "")
+            if path is not None and there is not None and os.path.isdir(dst):
+                dst = os.path.join(dst, os.path.basename(path))
+            return original(src if there is None else there, dst, **kwargs)
+
+        return copy
 
     def _with_rename(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def rename(src: Any, dst: Any, **kwargs: Any) -> Any:

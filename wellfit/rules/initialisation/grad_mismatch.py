@@ -16,8 +16,9 @@ class GradMismatch(Rule):
     What it checks
     `wellfit check` only: a run under `grad-test`, which compares the two in float64, along random directions, in the
     first two calls. A difference of more than `error` of the larger one, in the median and in `judged` directions or
-    more, is an error; a backward that hands on what it is given (straight through) is noted only. Directions across a kink, functions that are random, nowhere smooth, hand on what they are given
-    or do not compute in float64 are not judged.
+    more, is an error; a backward that hands on what it is given (straight through) is noted only. Directions across a
+    kink, functions that are random, nowhere smooth, hand on what they are given or do not compute in float64 are not
+    judged.
 
     Why it hurts
     The steps do not go downhill. A backward that is only a little wrong trains a little worse, and nothing else tells.
