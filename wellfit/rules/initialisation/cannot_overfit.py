@@ -49,7 +49,7 @@ class CannotOverfit(Rule):
     family: ClassVar[Family] = "initialisation"
     summary = "one batch cannot be learned by heart: wiring or capacity is wrong"
     reads = ("loss", "update", "target")
-    consequences = ("plateau", "underfit", "output-collapse", "lr-low")
+    consequences = ("plateau", "underfit", "output-collapse")
     fixes = (Fix("Overfit one batch until it works, then go on to all data", override="one-batch", safe=True),)
     trials = ("one-batch",)
     explained_like = "plateau"
