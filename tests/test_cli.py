@@ -158,7 +158,7 @@ def test_wrong_settings_stop_the_run_before_the_script(tmp_path, monkeypatch, ca
 
 
 def test_the_command_line_beats_the_settings(tmp_path, monkeypatch):
-    from wellfit.cli import _run_options, _run_parser, _run_parser
+    from wellfit.cli import _run_options, _run_parser
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text(

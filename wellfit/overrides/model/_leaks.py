@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from wellfit.overrides.nested import mapped, reals_in, tensors_in
 from wellfit.overrides.traceless import no_trace
-from wellfit.probe.locate import is_user_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -213,15 +210,6 @@ def _first_leak(plain: Sequence[_Seen], calls: Sequence[_Seen], axis: int, size:
         if one.leak(other, axis, size, changed) and not one.leak(other, axis, size, changed, given=True):
             return one.module
     return None
-
-
-def forward_place(module: nn.Module) -> tuple[str, int] | None:
-    """File and line of the user's `forward` of a module; None if it is not the user's."""
-    function: Callable[..., Any] = inspect.unwrap(type(module).forward)
-    code = getattr(function, "__code__", None)
-    if code is None or not is_user_file(code.co_filename):
-        return None
-    return os.path.abspath(code.co_filename), code.co_firstlineno
 
 
 def same_input(before: Sequence[Tensor], now: Iterator[Tensor]) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wellfit.overrides.override import Override
+from wellfit.overrides.places import made_at
 
 if TYPE_CHECKING:
     from wellfit.overrides.program import Program
@@ -73,13 +72,10 @@ class GradTest(Override):
     def _is_asked(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         import torch
 
-        from wellfit.probe.locate import is_user_file
-
         name = f"{function.__module__}.{function.__qualname__}"
         if kwargs or not torch.is_grad_enabled() or self._times.get(name, 0) >= _TIMES or not _wanted(args):
             return False
-        code = getattr(inspect.unwrap(function.backward), "__code__", None)
-        if code is None or not is_user_file(code.co_filename):
+        if made_at(function.backward) is None:
             return False
         self._times[name] = self._times.get(name, 0) + 1
         return True
@@ -105,11 +101,11 @@ class GradTest(Override):
         if not known:
             self.left_out(function.__qualname__, "it is nowhere smooth, or its output does not move")
             return
-        code = inspect.unwrap(function.backward).__code__
+        file, line = made_at(function.backward) or (None, None)
         for one in known:
             program.note(
-                "gradient-test", function=function.__qualname__, file=os.path.abspath(code.co_filename),
-                line=code.co_firstlineno, argument=one.argument, error=one.error, wrong=one.wrong,
+                "gradient-test", function=function.__qualname__, file=file,
+                line=line, argument=one.argument, error=one.error, wrong=one.wrong,
                 analytic=one.analytic, numeric=one.numeric, directions=one.directions, straight=one.straight,
             )  # fmt: skip
         wrong = any(one.error > TOLERANCE for one in known)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from wellfit.overrides.inputs import is_taught
 from wellfit.overrides.override import Override
-from wellfit.overrides.places import here_text
+from wellfit.overrides.places import here_text, made_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,9 +116,7 @@ class LeakTest(Override):
         self._note(program, root, leak, whole)
 
     def _note(self, program: Program, root: nn.Module, leak: Any, whole: bool) -> None:
-        from wellfit.overrides.model._leaks import forward_place
-
-        place = forward_place(leak.module)
+        place = made_at(type(leak.module).forward)
         program.note(
             "leak", root=program.layer_name(root), layer=program.layer_name(leak.module),
             **{"class": type(leak.module).__name__}, file=place and place[0], line=place and place[1], share=leak.share,
