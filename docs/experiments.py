@@ -73,7 +73,7 @@ def _shown(rule: type[Rule]) -> Shown:
 
 def _make(rule: type[Rule], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as runs:
-        ill, healthy = (run_experiment(experiment(rule, kind), Path(runs) / kind) for kind in ("sick", "healthy"))
+        ill, healthy = (run_experiment(experiment(rule, kind), Path(runs) / kind, rule) for kind in ("sick", "healthy"))
         diagnosis = judge(ill)
         found = [*diagnosis.findings, *(finding for _, finding in diagnosis.folded)]
         finding = next(finding for finding in found if finding.rule == rule.name)

@@ -56,7 +56,8 @@ def _page(rule: type[Rule], shown: Shown, rules: list[type[Rule]]) -> str:
         lines += [f"## {heading}", "", page[heading], ""]
     lines += [*_thresholds(rule), *_fixes(rule), *_links(rule, rules)]
     lines += ["## An ill program", "", "```python", script_of(experiment(rule, "sick")).rstrip(), "```", ""]
-    lines += ["`wellfit run` says:", "", "```text", shown.said.rstrip(), "```", ""]
+    verb = "check" if rule.trials else "run"
+    lines += [f"`wellfit {verb}` says:", "", "```text", shown.said.rstrip(), "```", ""]
     lines += ["## A healthy one", "", "```python", script_of(experiment(rule, "healthy")).rstrip(), "```", ""]
     return "\n".join(lines)
 

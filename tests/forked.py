@@ -56,13 +56,30 @@ class Forks:
         assert code == 0, (script_folder / "err").read_text()
         return (script_folder / "out").read_text().splitlines()
 
-    def experiment(self, function: Callable[[], None], folder: Path) -> Run:
-        """As `wellfit.testing.run_experiment`."""
+    def experiment(self, function: Callable[[], None], folder: Path, trials: Sequence[str] = ()) -> Run:
+        """As `wellfit.testing.run_experiment`, with these trials; those that do not fit are left out."""
+        return self.checked(script_of(function), folder, trials)
+
+    def checked(self, script: str, folder: Path, trials: Sequence[str] = (), steps: int = 300) -> Run:
+        """As `wellfit check` makes a run and its trials, with output in `err`; without trials as `wellfit run`."""
         run_folder = folder / ".wellfit" / "run"
         run_folder.mkdir(parents=True)
-        code = self._fork(folder / SCRIPT, script_of(function), run_folder, every=0)
+        frame = ["seed=0,keep:on", f"stop-after={steps}"] if trials else []
+        code = self._fork(folder / SCRIPT, script, run_folder, as_json(parse(frame)), every=0)
         assert code == 0, (folder / "err").read_text()
+        if trials:
+            noted = [self._trial(script, folder, trial, frame) for trial in trials]
+            meta = {"version": 1, "id": "run", "status": "ended", "started": 0.0, "exit_code": 0}
+            write_json(run_folder / "run.json", {**meta, "check": {"trials": noted}})
         return open_run(run_folder)
+
+    def _trial(self, script: str, folder: Path, trial: str, frame: Sequence[str]) -> dict[str, Any]:
+        name = trial.partition("=")[0]
+        place = folder / ".wellfit" / "run" / "trials" / name
+        place.mkdir(parents=True)
+        code = self._fork(folder / SCRIPT, script, place, as_json(parse([*frame, trial])), every=0)
+        write_json(place / "run.json", {"version": 1, "status": "ended", "exit_code": code})
+        return {"override": trial, "folder": name if code == 0 else None}
 
     def _fork(
         self,

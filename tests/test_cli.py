@@ -158,19 +158,21 @@ def test_wrong_settings_stop_the_run_before_the_script(tmp_path, monkeypatch, ca
 
 
 def test_the_command_line_beats_the_settings(tmp_path, monkeypatch):
-    from wellfit.cli import _run_options
+    from wellfit.cli import _run_options, _run_parser
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text(
         '[tool.wellfit]\nselect = ["DAT"]\nignore = ["CRV"]\nfail-on = "note"\nquota = 7\n'
     )
-    options = _run_options(["x.py", "--select", "theirs"])
+    options = _run_options(["x.py", "--select", "theirs"], _run_parser("run"))[0]
     assert (options.words, options.select, options.ignore) == (["x.py", "--select", "theirs"], ("DAT",), ("CRV",))
     assert (options.fail_on, options.quota, options.overhead) == ("note", 7, 1.0)
-    options = _run_options(["--select=C, D", "--fail-on", "never", "--quota=3", "--all", "-m", "m", "-x"])
+    options = _run_options(
+        ["--select=C, D", "--fail-on", "never", "--quota=3", "--all", "-m", "m", "-x"], _run_parser("run")
+    )[0]
     assert (options.select, options.ignore, options.fail_on) == (("C", "D"), (), "never")
     assert (options.quota, options.words, options.all_shown) == (3, ["-m", "m", "-x"], True)
-    assert _run_options(["--ignore", "E", "--", "--odd"]).ignore == ("E",)
+    assert _run_options(["--ignore", "E", "--", "--odd"], _run_parser("run"))[0].ignore == ("E",)
 
 
 class Sample(Rule):

@@ -39,7 +39,8 @@ def rule(name: str, family: str, *said: dict[str, Any], consequences: tuple[str,
 
 
 def run_of(ranks: int = 1) -> Any:
-    return SimpleNamespace(records=[SimpleNamespace(rank=rank, pid=100 + rank, step_count=1) for rank in range(ranks)])
+    records = [SimpleNamespace(rank=rank, pid=100 + rank, step_count=1) for rank in range(ranks)]
+    return SimpleNamespace(records=records, trials={}, was_cut=False)
 
 
 def names(findings: list[Finding]) -> list[str]:

@@ -41,13 +41,13 @@ def test_the_anatomy_of(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_the_sick_experiment_of(name: str, forks: Forks, tmp_path: Path) -> None:
-    check_sick(RULES[name], forks.experiment(experiment(RULES[name], "sick"), tmp_path))
+    check_sick(RULES[name], forks.experiment(experiment(RULES[name], "sick"), tmp_path, RULES[name].trials))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_no_rule_calls_ill_the_healthy_experiment_of(name: str, forks: Forks, tmp_path: Path) -> None:
-    check_healthy(name, forks.experiment(experiment(RULES[name], "healthy"), tmp_path))
+    check_healthy(name, forks.experiment(experiment(RULES[name], "healthy"), tmp_path, RULES[name].trials))
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ wellfit watches a PyTorch training run and says what is ill, where, and what hel
 
   wellfit run train.py --lr 3        run a script (or -m module, torchrun ..., any command) under watch
   wellfit run --override lr=0.01 train.py    the same with something changed, the script left alone
+  wellfit check train.py             try a script in short runs: can it learn one batch, does it need its input, ...
   wellfit overrides                  all that can be changed
   wellfit rules                      all illnesses it knows
   wellfit rule dead-units            one of them: what, why, cure, thresholds
@@ -62,7 +63,22 @@ def run(words: list[str]) -> int:
     """`wellfit run`: a command under watch."""
     from wellfit.launch import run_watched
 
-    return run_watched(_run_options(words))
+    return run_watched(_run_options(words, _run_parser("run"))[0])
+
+
+def check(words: list[str]) -> int:
+    """`wellfit check`: short runs of a script under one change each."""
+    from wellfit.check import run_check
+
+    parser = _run_parser("check")
+    parser.add_argument(
+        "--steps", type=_positive, metavar="N", default=300, help="optimizer steps of each run (default 300)"
+    )
+    parser.add_argument(
+        "--time", type=_seconds, metavar="SECONDS", default=600.0, help="all runs together take no more (default 600)"
+    )
+    options, given = _run_options(words, parser)
+    return run_check(options, given.steps, given.time)
 
 
 def rules(words: list[str]) -> int:
@@ -187,6 +203,7 @@ def report(words: list[str]) -> int:
 
 
 _VERBS: dict[str, Callable[[list[str]], int]] = {
+    "check": check,
     "diagnose": diagnose,
     "new-rule": new_rule,
     "override": override,
@@ -203,6 +220,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with errors of one sentence."""
 
     def __init__(self, verb: str, description: str, **more: Any) -> None:
+        self.verb = verb
         super().__init__(prog=f"wellfit {verb}", description=description, allow_abbrev=False, **more)
 
     def error(self, message: str) -> NoReturn:
@@ -241,9 +259,17 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-notes", action="store_true", help="tell notes as well as errors")
 
 
-def _run_parser() -> _Parser:
-    usage = "wellfit run [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]"
-    parser = _Parser("run", "Run a command under watch. Options of wellfit stand before the script.", usage=usage)
+_DESCRIPTIONS = {
+    "run": "Run a command under watch. Options of wellfit stand before the script.",
+    "check": "Run a command for some steps as it is, and once under each change that a rule asks for, and compare. "
+    "What the script prints, and what it saves with torch.save, goes into the run's folder; other files are written as "
+    "ever. Options of wellfit stand before the script.",
+}
+
+
+def _run_parser(verb: str) -> _Parser:
+    usage = f"wellfit {verb} [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]"
+    parser = _Parser(verb, _DESCRIPTIONS[verb], usage=usage)
     _add_judging(parser)
     parser.add_argument(
         "--override",
@@ -263,7 +289,7 @@ def _run_parser() -> _Parser:
     return parser
 
 
-def _split(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+def _split(words: list[str], parser: _Parser) -> tuple[list[str], list[str]]:
     """Our own options, and the command: it begins at the first word that is no option of ours."""
     takes_value = {name: action.nargs is None for action in parser._actions for name in action.option_strings}
     place = 0
@@ -278,23 +304,24 @@ def _split(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str]
             from wellfit.nearest import did_you_mean
 
             raise WellfitError(
-                f"run has no option {word}{did_you_mean(name, takes_value)}; options of the script stand after it"
+                f"{parser.verb} has no option {word}{did_you_mean(name, takes_value)}; "
+                "options of the script stand after it"
             )
         place += 2 if takes_value[name] and "=" not in word else 1
     return words[:place], words[place:]
 
 
-def _run_options(words: list[str]) -> Options:
+def _run_options(words: list[str], parser: _Parser) -> tuple[Options, argparse.Namespace]:
+    """What a verb that runs a script was asked for, and its options as they were given."""
     from wellfit.config import check_overhead, check_quota, check_rules, load_config, names_list
     from wellfit.launch import Options
 
-    parser = _run_parser()
     own, command = _split(words, parser)
     given = parser.parse_args(own)
     if not command:
         taken = words[-1] if words[-2:-1] == ["--override"] else ""
         hint = f'; --override took "{taken}"' if taken.endswith(".py") or Path(taken or "=").exists() else ""
-        raise WellfitError(f"run needs a script or command, such as: wellfit run train.py{hint}")
+        raise WellfitError(f"{parser.verb} needs a script or command, such as: {parser.prog} train.py{hint}")
     _check_value(own, command[0])
     if not given.override and not given.quiet and any(word.partition("=")[0] == "--override" for word in command[1:]):
         sys.stderr.write(
@@ -308,7 +335,7 @@ def _run_options(words: list[str]) -> Options:
     check_quota(quota, "--quota")
     select = config.select if given.select is None else names_list(given.select)
     ignore = names_list(given.ignore) if given.ignore is not None else config.ignore if given.select is None else ()
-    return Options(
+    options = Options(
         words=command,
         format=given.format,
         output=given.output,
@@ -325,6 +352,7 @@ def _run_options(words: list[str]) -> Options:
         all_shown=given.all,
         overrides=tuple(given.override),
     )
+    return options, given
 
 
 def _check_value(own: list[str], command: str) -> None:
@@ -360,8 +388,7 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     problems: list[str] = []
     chosen, ignored = catalogue.rules(select, config.thresholds, problems), catalogue.names_of(ignore)
     run = open_run(find_run(options.run, Path.cwd()))
-    for record in run.records:
-        record.finished = True
+    run.settle()
     diagnosis = judge(run, chosen, ignored=ignored)
     fit_to_overrides(diagnosis.findings, run)
     for problem in [*problems, *diagnosis.problems, *run.damage, *misspelt_comments(run)]:
@@ -376,6 +403,17 @@ def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return number
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return number
 
 

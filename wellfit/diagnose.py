@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,6 +70,9 @@ def diagnose(
             except (Exception, SystemExit) as error:
                 off.add(rule.name)
                 problems += [_failure(rule, record, error)] if rule.name not in ignored else []
+    asking = [rule for rule in rules if rule.name not in off and rule.trials]
+    if asking and run.trials and run.records:
+        found += _beside_trials(run, asking, off, problems, ignored)
     ranks = sorted((record for record in run.records if record.step_count), key=lambda record: record.rank)
     for rule in rules if len({record.rank for record in ranks}) > 1 else ():
         if rule.name in off:
@@ -79,6 +83,8 @@ def diagnose(
             off.add(rule.name)
             problems += [_failure(rule, ranks[0], error)] if rule.name not in ignored else []
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
+    if run.was_cut:  # what would only be sure at the end of a whole run
+        found = [(finding, rank) for finding, rank in found if finding.sure]
     comments = Comments()
     merged = _merged(found)
     ordered = ordered_findings(merged, rules)
@@ -93,6 +99,29 @@ def diagnose(
     return Diagnosis(told, problems, folded, [finding for finding in kept if finding in silent])
 
 
+def _beside_trials(
+    run: Run, rules: Sequence[Rule], off: set[str], problems: list[str], ignored: Collection[str]
+) -> Iterator[tuple[Finding, int]]:
+    """What the rules find that ask for trials, of those that were made."""
+    record = max(run.records, key=lambda one: one.step_count)
+    made = {
+        name: max(trial.records, key=lambda one: one.step_count)
+        for name, trial in run.trials.items()
+        if trial.records and trial.meta.get("exit_code") == 0
+    }
+    for rule in rules:
+        companions = {name: made[name] for name in rule.trials if name in made}
+        if not companions:
+            continue
+        try:
+            yield from (
+                (finding, record.rank) for finding in _asked(functools.partial(rule.check_trial, record), companions)
+            )
+        except (Exception, SystemExit) as error:
+            off.add(rule.name)
+            problems += [_failure(rule, record, error)] if rule.name not in ignored else []
+
+
 def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> dict[str, set[str]]:
     """By name of a rule, the names of all rules that it explains, directly or through others (never itself).
 
@@ -100,7 +129,16 @@ def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> di
         present: names of the rules that found something. A link that goes through absent rules only is weaker than
             what the rule at its end names itself: "saturated" does not explain a "lr-high" that names it.
     """
-    direct = {rule.name: set(rule.consequences) for rule in rules}
+    rules = list(rules)
+    alike = [(rule.name, rule.explained_like) for rule in rules if rule.explained_like]
+    own = {name for name, _ in alike}
+    direct = {
+        rule.name: {
+            *rule.consequences,
+            *(name for name, like in alike if like in rule.consequences and rule.name not in own),
+        }
+        for rule in rules
+    }
     reach = {name: _reached(name, direct) for name in direct}
     if present is None:
         return reach

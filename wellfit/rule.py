@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wellfit.finding import Finding, Fix, Location, Severity
@@ -22,7 +22,13 @@ class Rule:
     The docstring of a rule has the headings *What it checks, Why it hurts, Cure, Fix safety, When it is wrong,
     References*. Thresholds are upper-case-free typed class fields with a comment for unit and origin; each can be set
     in `[tool.wellfit.rules.NAME]`. `sick` and `healthy` are scripts in miniature: static methods without arguments
-    whose *body* is a whole program (torch imported inside, under 2 s); the tests run them under `wellfit run`.
+    whose *body* is a whole program (torch imported inside, under 2 s); the tests run them under `wellfit run`, or under
+    `wellfit check` where the rule has trials.
+
+    Class fields:
+        trials: overrides under which the rule wants short runs of the same script, each as typed after `--override`;
+            `wellfit check` makes them, and `check_trial` judges what they showed.
+        explained_like: name of another rule: what explains that one explains this one too.
     """
 
     code: ClassVar[str]
@@ -35,6 +41,8 @@ class Rule:
     reads: ClassVar[tuple[str, ...]] = ()
     consequences: ClassVar[tuple[str, ...]] = ()
     fixes: ClassVar[tuple[Fix, ...]] = ()
+    trials: ClassVar[tuple[str, ...]] = ()
+    explained_like: ClassVar[str] = ""
 
     def check(self, record: Record) -> Iterator[Finding]:
         """Judge a record; called again and again while it grows, and once at the end.
@@ -44,6 +52,21 @@ class Rule:
 
         Returns:
             findings, most important first; none if all is well or too little was seen.
+        """
+        return iter(())
+
+    def check_trial(self, record: Record, companions: Mapping[str, Record]) -> Iterator[Finding]:
+        """Judge a run beside its trials: short runs of the same script under an override each, from the same seeds.
+
+        Called where at least one of `trials` was made, once a look, for the process that trained most.
+
+        Args:
+            record: of the run as it is, as short as the trials.
+            companions: by the override as in `trials`, the record of that trial; a trial that did not fit the script,
+                failed, or was not made is absent.
+
+        Returns:
+            findings, as `check`.
         """
         return iter(())
 

@@ -61,10 +61,11 @@ def _alive(pid: object) -> bool:
 
 
 def _command(meta: dict[str, Any]) -> str:
-    """What was typed after `wellfit run`."""
+    """What was typed after `wellfit run`, or `check` with what was typed after that."""
     typed = meta.get("typed_overrides")
     changes = [f"--override {shlex.quote(str(text))}" for text in typed] if isinstance(typed, list) else []
-    return " ".join([*changes, str(meta.get("command", ""))])
+    verb = ["check"] if isinstance(meta.get("check"), dict) else []
+    return " ".join([*verb, *changes, str(meta.get("command", ""))])
 
 
 def _told(run: Path, meta: dict[str, Any]) -> str:

@@ -80,12 +80,13 @@ def experiment(rule: type[Rule], kind: str) -> Callable[[], None]:
     return found  # type: ignore[no-any-return]
 
 
-def run_experiment(function: Callable[[], None], folder: Path) -> Run:
+def run_experiment(function: Callable[[], None], folder: Path, rule: type[Rule] | None = None) -> Run:
     """Run the body of an experiment as a script under `wellfit run`.
 
     Args:
         function: as for `script_of`.
         folder: an empty folder; the script and the record are written into it.
+        rule: that it belongs to; of one that asks for trials, they are made too, under `wellfit check`.
 
     Returns:
         the run, read to its end; the script is `run.folder.parent.parent / "experiment.py"`.
@@ -96,7 +97,9 @@ def run_experiment(function: Callable[[], None], folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT
     script.write_text(script_of(function), encoding="utf-8")
-    command = [sys.executable, "-m", "wellfit", "run", "--no-report", "--quiet", "--overhead", "100", str(script)]
+    beside = rule is not None and rule.trials
+    verb = ["check", "--select", rule.name] if rule is not None and beside else ["run"]
+    command = [sys.executable, "-m", "wellfit", *verb, "--no-report", "--quiet", "--overhead", "100", str(script)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path_with_wellfit()}
     try:
         done = subprocess.run(
@@ -131,8 +134,8 @@ def check_rule(rule: type[Rule], folder: Path) -> None:
         AssertionError: what the rule breaks.
     """
     check_anatomy(rule)
-    check_sick(rule, run_experiment(experiment(rule, "sick"), folder / "sick"))
-    check_healthy(rule.name, run_experiment(experiment(rule, "healthy"), folder / "healthy"), extra=(rule,))
+    check_sick(rule, run_experiment(experiment(rule, "sick"), folder / "sick", rule))
+    check_healthy(rule.name, run_experiment(experiment(rule, "healthy"), folder / "healthy", rule), extra=(rule,))
 
 
 def check_anatomy(rule: type[Rule]) -> None:
@@ -140,7 +143,7 @@ def check_anatomy(rule: type[Rule]) -> None:
 
     Raises:
         AssertionError: what the rule breaks.
-        WellfitError: a fix names an override that there is not.
+        WellfitError: a fix or a trial names an override that there is not.
     """
     name = getattr(rule, "name", rule.__qualname__)
     assert re.fullmatch(r"[A-Z]{3}[1-9][0-9]{2}|[A-Z]{3}00[0-9]", rule.code), (
@@ -157,6 +160,8 @@ def check_anatomy(rule: type[Rule]) -> None:
     for fix in rule.fixes:
         if fix.override is not None:
             parse([fix.override])  # raises where there is no such override or value
+    for trial in rule.trials:
+        parse([trial])
     for kind in ("sick", "healthy"):
         made = inspect.getattr_static(rule, kind, None)
         assert isinstance(made, staticmethod), f"{name}: {kind} is no static method"
@@ -206,8 +211,7 @@ def judge(run: Run, extra: Sequence[type[Rule]] = ()) -> Diagnosis:
     """
     chosen = rules()
     chosen += [rule() for rule in extra if rule.name not in {one.name for one in chosen}]
-    for record in run.records:
-        record.finished = True
+    run.settle()
     return diagnose(run, chosen)
 
 

@@ -10,11 +10,15 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any, BinaryIO
 
 from wellfit.launch.canary import Canary
 
 GRACE = 0.3
 """Seconds after a signal came before it is passed on: a batch system signals one process after the other."""
+
+MERCY = 5.0
+"""Seconds that a program which is to end has to clear up."""
 
 _PASSED_ON = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 
@@ -25,14 +29,18 @@ class Child:
     Args:
         argv: the program and its arguments.
         env: its environment.
+        output: a file for all that it writes, where that is not for the terminal; it is given no input then.
 
     Raises:
         OSError: it could not be started.
     """
 
-    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], output: BinaryIO | None = None) -> None:
         # Open files of ours are not inherited anyway, those of our caller are: as without us.
-        self._process = subprocess.Popen(argv, env=dict(env), close_fds=False)
+        streams: dict[str, Any] = {}
+        if output is not None:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        self._process = subprocess.Popen(argv, env=dict(env), close_fds=False, **streams)
         self._canary = Canary()
         self._to_pass: list[tuple[float, int]] = []
 
@@ -62,6 +70,16 @@ class Child:
         self._canary.close()
         return True
 
+    def stop(self) -> None:
+        """End it from our side: ask first, and insist some seconds later."""
+        self._process.terminate()
+        try:
+            self._process.wait(MERCY)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._canary.close()
+
     def signalled(self, number: int) -> None:
         """Note a signal that came to us; after the grace it is passed on if it was for us alone."""
         self._to_pass.append((time.monotonic() + GRACE, number))
@@ -79,10 +97,15 @@ class Child:
 
 
 class Signals:
-    """Our own handlers: none of them ends us, the child decides."""
+    """Our own handlers: none of them ends us, the child decides.
+
+    Attributes:
+        came: the signals that came while a child ran, or before the first.
+    """
 
     def __init__(self) -> None:
         self.child: Child | None = None
+        self.came: list[int] = []
         self._early: list[int] = []
 
     def arrived(self, number: int, frame: FrameType | None) -> None:
@@ -91,6 +114,7 @@ class Signals:
             return
         if self.child is not None and self.child.status is not None:
             raise KeyboardInterrupt
+        self.came.append(number)
         if self.child is None:
             self._early.append(number)
         else:

@@ -51,6 +51,7 @@ class Override:
         rank: lower acts first (and, for gradients, nearer to the backward pass).
         conflicts: names of overrides that contradict this one.
         misfit: what a script must have for it, said where nothing could be changed ("there is no DataLoader").
+        looks: changes nothing, but looks at the program as it trains: what it `changed` is then what it saw.
         lasting: points at which it goes on acting where it failed after the first step, since what it made stays.
     """
 
@@ -62,6 +63,7 @@ class Override:
     misfit: ClassVar[str]
     rank: ClassVar[int] = 50
     conflicts: ClassVar[tuple[str, ...]] = ()
+    looks: ClassVar[bool] = False
     lasting: ClassVar[tuple[str, ...]] = ()
 
     changes: list[str] = dataclasses.field(default_factory=list, init=False)

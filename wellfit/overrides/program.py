@@ -142,6 +142,19 @@ class Program:
         """An override ends the program now: for the rules, which must not blame the script for it."""
         self._attachment.fence.guard(self._attachment.observer.ledger.event)("stopped", by=override.name)
 
+    def note(self, name: str, **fields: Any) -> None:
+        """Write an event into the record: what an override saw that only looks."""
+        self._attachment.fence.guard(self._attachment.observer.ledger.event)(name, **fields)
+
+    def layer_name(self, module: nn.Module) -> str:
+        """As the record names it, or the name of its class."""
+        return self._attachment.fence.guard(self._attachment.observer.layers.name_of)(module) or type(module).__name__
+
+    @property
+    def folder(self) -> str:
+        """The run's folder."""
+        return str(self._attachment.options["run"])
+
     # For the patches (`points`) -------------------------------------------------------------------------------------
 
     def wants(self, *points: str) -> bool:
@@ -370,7 +383,7 @@ class Program:
         """Leave a line for the parent, which must know why there was no training."""
         with (
             contextlib.suppress(OSError),
-            open(os.path.join(str(self._attachment.options["run"]), "torch.txt"), "a", encoding="utf-8") as file,
+            open(os.path.join(self.folder, "torch.txt"), "a", encoding="utf-8") as file,
         ):
             file.write(f"stopped {sentence}\n")
 

@@ -11,6 +11,9 @@ from typing import Any
 from wellfit.errors import WellfitError
 from wellfit.record.record import Record
 
+TRIALS = "trials"
+"""The folder, in that of a run, of the runs that `wellfit check` made beside it."""
+
 _SEGMENT = re.compile(r"(r(\d{1,9})-(\d{1,10})-)(\d{4,9})\.wfr")
 
 
@@ -22,11 +25,44 @@ class Run:
         self._records: dict[str, Record] = {}
         self._meta: dict[str, Any] = {}
         self._trouble: str | None = None
+        self._trials: dict[str, Run] | None = None
 
     @property
     def meta(self) -> dict[str, Any]:
         """The contents of run.json, or {} if it is not there yet or cannot be read."""
         return self._meta
+
+    @property
+    def check(self) -> dict[str, Any]:
+        """What `wellfit check` noted of a run that it made; {} for any other."""
+        noted = self._meta.get("check")
+        return noted if isinstance(noted, dict) else {}
+
+    @property
+    def trials(self) -> dict[str, Run]:
+        """The runs that `wellfit check` made beside this one, by their override; read once, when all have ended."""
+        if self._trials is None:
+            self._trials = {}
+            entries = self.check.get("trials")
+            for entry in entries if isinstance(entries, list) else ():
+                name, folder = (entry.get("override"), entry.get("folder")) if isinstance(entry, dict) else (None, None)
+                # A name, not a way to elsewhere.
+                if isinstance(name, str) and isinstance(folder, str) and os.path.basename(folder) == folder != "":
+                    trial = Run(self.folder / TRIALS / folder)
+                    trial.refresh()
+                    trial.settle()
+                    self._trials[name] = trial
+        return self._trials
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether `wellfit check` ended this run before its time: it is judged as one that goes on."""
+        return bool(self.check) and any(record.events("stopped") for record in self._records.values())
+
+    def settle(self) -> None:
+        """Take all processes for ended, whether or not run.json says so; those of a run that was cut go on."""
+        for record in self._records.values():
+            record.finished = not self.was_cut
 
     @property
     def records(self) -> list[Record]:
@@ -72,6 +108,8 @@ class Run:
             if self._ended:
                 record.finished = True
             came = record.refresh([path for _, path in sorted(paths)]) or came
+        if self.was_cut:
+            self.settle()
         return came
 
     def _read_meta(self) -> None:

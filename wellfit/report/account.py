@@ -15,7 +15,7 @@ from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
 
 if TYPE_CHECKING:
-    from wellfit.record import Run
+    from wellfit.record import Record, Run
     from wellfit.record.declared import Overridden
 
 Verdict = Literal["ill", "no-training", "failed", "unwatched", "too-short", "healthy"]
@@ -42,7 +42,9 @@ class Account:
         seconds: how long the first process was watched; None if unknown.
         cost_seconds: how much of it the probe took; None if unknown.
         switched_off: why the probe switched itself off, or None.
-        overrides: a line for each override under which the run was made.
+        overrides: a line for each override under which the run was made; those that `wellfit check` sets for all its
+            runs are left out.
+        trials: of a run that `wellfit check` made, a line for each run beside it, and the run as it is first.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class Account:
     cost_seconds: float | None
     switched_off: str | None
     overrides: tuple[str, ...] = ()
+    trials: tuple[str, ...] = ()
 
     @property
     def cost_share(self) -> float | None:
@@ -115,8 +118,29 @@ def account_of(run: Run) -> Account:
         seconds=seconds,
         cost_seconds=cost_seconds,
         switched_off=_switched_off(run),
-        overrides=tuple(_overridden(entry) for entry in record.overrides.values()) if record else (),
+        overrides=tuple(_overridden(entry) for entry in _asked_for(run, record)) if record else (),
+        trials=_trials(run),
     )
+
+
+def _asked_for(run: Run, record: Record) -> list[Overridden]:
+    """The overrides that the user asked for."""
+    frame = run.check.get("frame")
+    set_by_check = frame if isinstance(frame, list) else ()
+    return [entry for entry in record.overrides.values() if entry.name not in set_by_check]
+
+
+def _trials(run: Run) -> tuple[str, ...]:
+    """`tried one-batch: 300 steps, loss 2.3 -> 0.001`, or `not tried: one-batch: why`."""
+    entries = run.check.get("trials")
+    lines = []
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        name = entry.get("override") or "as it is"
+        made = entry.get("showed") is not None
+        lines.append(f"tried {name}: {entry.get('showed')}" if made else f"not tried: {name}: {entry.get('why')}")
+    return tuple(printable(line, 600) for line in lines)
 
 
 def command_of(meta: dict[str, Any]) -> str:

@@ -26,10 +26,13 @@ def to_github(findings: Sequence[Finding], run: Run) -> str:
 
     Returns:
         the lines, each ending in a newline; empty if there are no findings. Before findings of a run that was changed
-        by overrides stands a notice that says so: they are not the script's alone.
+        by overrides stands a notice that says so: they are not the script's alone. What the runs of `wellfit check`
+        showed is told by a notice each.
     """
-    changed = account_of(run).overrides if findings else ()
+    account = account_of(run)
+    changed = account.overrides if findings else ()
     notices = [f"::notice title=wellfit::{github_message(f'found under {override}')}\n" for override in changed]
+    notices += [f"::notice title=wellfit check::{github_message(line)}\n" for line in account.trials]
     return "".join([*notices, *(f"{_command(finding)}\n" for finding in findings)])
 
 

@@ -42,6 +42,8 @@ def to_json(findings: Sequence[Finding], run: Run) -> dict[str, Any]:
         "overrides": list(account.overrides),
         "cost": {"seconds": account.seconds, "probe_seconds": account.cost_seconds, "share": account.cost_share},
     }
+    if account.trials:
+        about["trials"] = list(account.trials)
     told = [finding_json(finding) for finding in findings]
     whole = {"version": VERSION, "verdict": verdict_of(findings, account), "run": about, "findings": told}
     result: dict[str, Any] = strict(whole)

@@ -40,8 +40,9 @@ def to_sarif(findings: Sequence[Finding], run: Run) -> dict[str, Any]:
     invocation: dict[str, Any] = {"commandLine": account.command, "executionSuccessful": account.exit_code in (0, None)}
     if account.exit_code is not None:
         invocation["exitCode"] = account.exit_code
-    if account.overrides:
-        invocation["properties"] = {"overrides": list(account.overrides)}
+    noted = {"overrides": list(account.overrides), "trials": list(account.trials)}
+    if any(noted.values()):
+        invocation["properties"] = {name: lines for name, lines in noted.items() if lines}
     whole = {
         "$schema": SCHEMA,
         "version": "2.1.0",

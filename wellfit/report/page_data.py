@@ -95,7 +95,7 @@ def _about(account: Account, record: Record | None) -> dict[str, Any]:
         "cost_seconds": account.cost_seconds,
         "cost_share": account.cost_share,
         "switched_off": account.switched_off,
-        "overrides": list(account.overrides),
+        "overrides": [*account.trials, *account.overrides],
         "made_with": [*made_with, *([device] if device else [])],
     }
 

@@ -91,6 +91,7 @@ def summary_text(findings: Sequence[Finding], run: Run, color: bool, notes_shown
     lines += [f"  {line}" for line in _told_apart(told)]
     if account.switched_off:
         lines.append(f"  {_paint('yellow', 'the probe switched itself off', color)}: {account.switched_off}")
+    lines += [f"  {line}" for line in account.trials]
     lines += [_paint("dim", f"  {line}", color) for line in account.overrides]
     lines.append(_paint("dim", f"  {account.watching}", color))
     lines.append(_paint("dim", f"  {account.where}", color))

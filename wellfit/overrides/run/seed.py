@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wellfit.overrides.override import Override
-from wellfit.overrides.parameters import whole
+from wellfit.overrides.parameters import switch, whole
 
 if TYPE_CHECKING:
     from wellfit.overrides.program import Program
@@ -33,7 +33,8 @@ class Seed(Override):
     script has them: with seed=1, the seeds 100, 101, 102 of three epochs become 1, 2, 3. A process that is one of
     several (of a launcher for data-parallel training, or of `multiprocessing`) adds this number to what the script
     gives instead, since a first seed that holds its rank must not become that of all. The seeds of a `DataLoader`'s
-    workers follow torch's as ever.
+    workers follow torch's as ever. With `keep` the seeds that the script gives stand: only what it leaves to chance is
+    the same in each run.
 
     When it helps: to see how much of a result is luck: the same run with the seeds 1, 2, 3.
 
@@ -54,6 +55,7 @@ class Seed(Override):
     rank = 0
 
     value: int = whole("the seed", low=0, high=2**32 - 1)
+    keep: bool = switch("leave the seeds that the script gives as they are", default=False)
 
     _process: int = field(default=0, init=False)
     _first: int | None = field(default=None, init=False)  # the script's seed that becomes ours
@@ -69,14 +71,17 @@ class Seed(Override):
         self.changed(f"random numbers: {self.value}")
         torch.manual_seed(self.value)
         random.seed(self.value)
+        numpy_random = getattr(sys.modules.get("numpy"), "random", None)  # torch has imported it, where it is there
+        if numpy_random is not None:
+            numpy_random.seed(self.value)
+        if self.keep:
+            return
         for holder in (torch, torch.random, torch.cuda, torch.cuda.random):
             program.patch(holder, "manual_seed", self._with_seed)
         for holder in (torch.cuda, torch.cuda.random):
             program.patch(holder, "manual_seed_all", self._with_seed)
         program.patch(random, "seed", self._with_seed)
-        numpy_random = getattr(sys.modules.get("numpy"), "random", None)  # torch has imported it, where it is there
         if numpy_random is not None:
-            numpy_random.seed(self.value)
             program.patch(numpy_random, "seed", self._with_seed)
 
     def _with_seed(self, original: Callable[..., Any]) -> Callable[..., Any]:

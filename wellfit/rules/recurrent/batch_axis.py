@@ -52,6 +52,7 @@ class BatchAxis(Rule):
     summary = "batch and time axis exchanged: samples of a batch are mixed"
     reads = ("layer.input_shape", "loss.target_shape", "graph", "loader")
     consequences = (
+        "batch-leak",
         "plateau",
         "output-collapse",
         "rank-collapse",
