@@ -60,6 +60,13 @@ class Forks:
         """As `wellfit.testing.run_experiment`, with these trials; those that do not fit are left out."""
         return self.checked(script_of(function), folder, trials)
 
+    def cured(self, function: Callable[[], None], folder: Path, override: str) -> Run | None:
+        """The same under an override; None where it does not fit, or the script then fails."""
+        run_folder = folder / ".wellfit" / "run"
+        run_folder.mkdir(parents=True)
+        code = self._fork(folder / SCRIPT, script_of(function), run_folder, as_json(parse([override])), every=0)
+        return open_run(run_folder) if code == 0 else None
+
     def checked(self, script: str, folder: Path, trials: Sequence[str] = (), steps: int = 300) -> Run:
         """As `wellfit check` makes a run and its trials, with output in `err`; without trials as `wellfit run`."""
         run_folder = folder / ".wellfit" / "run"

@@ -64,6 +64,7 @@ class Exploding(Rule):
     fixes = (
         Fix("Clip the norm of the gradient", override="clip-norm=1.0", safe=True),
         Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),
+        Fix("Initialise by Xavier or Kaiming", override="init=xavier"),
     )
 
     first_to_last: float = 5.0  # ratio; healthy networks <= 0.61 (3.4: deep, residual), faulty ones 5.2 .. 2500

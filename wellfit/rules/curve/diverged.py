@@ -48,7 +48,7 @@ class Diverged(Rule):
     reads = ("loss",)
     consequences = ("spike", "plateau", "overfit", "scaler-thrash")
     fixes = (
-        Fix("Divide the learning rate by 3", override="lr=scale:0.33", safe=True),
+        Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),
         Fix("Clip the gradient norm", override="clip-norm=1.0", safe=True),
     )
 
@@ -71,7 +71,7 @@ class Diverged(Rule):
         y = torch.tensor((y - y.mean()) / y.std()).float().unsqueeze(1)
         model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=1.04)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=1.03)
         for _epoch in range(20):
             for batch in torch.randperm(440).split(55):
                 optimizer.zero_grad()

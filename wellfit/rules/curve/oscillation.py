@@ -47,7 +47,7 @@ class Oscillation(Rule):
     summary = "the loss jumps up and down at each step and does not settle"
     reads = ("loss",)
     consequences = ("plateau", "underfit")
-    fixes = (Fix("Divide the learning rate by 5", override="lr=scale:0.2", safe=True),)
+    fixes = (Fix("Divide the learning rate by 10", override="lr=scale:0.1", safe=True),)
 
     wide: float = 0.3  # 1.48 x median absolute deviation from the running median, over the median of the loss
     turn: float = -0.5  # correlation of neighbours; noise: 0, standard error 0.1; healthy runs stay above -0.32
@@ -106,7 +106,7 @@ class Oscillation(Rule):
         optimizer = next(iter(record.optimizers.values()), None)
         yield self.finding(
             f"the loss jumps up and down at each step, by {100 * wide / level:.0f} % of itself about {level:.3g}, so "
-            "steps go from one side of the valley to the other and never down; divide the learning rate by 5, or let "
+            "steps go from one side of the valley to the other and never down; divide the learning rate by 10, or let "
             "it decay",
             severity="error", step=int(curve.step[len(curve) // 2]),
             location=optimizer.location if optimizer is not None else None,

@@ -74,17 +74,24 @@ class RankCollapse(Rule):
         near = ((y[:, None] == y[None, :]) & (torch.rand(120, 120) < 0.1)) | (torch.rand(120, 120) < 0.02)
         near = (near | near.T).float() + torch.eye(120)
         mean = near / near.sum(1, keepdim=True)  # over the neighbours of each node
-        made = [nn.Linear(16, 16) for _ in range(20)]
-        for one in made:
-            nn.init.orthogonal_(one.weight)
-        layers = nn.ModuleList(made)
-        head = nn.Linear(16, 2)
-        optimizer = torch.optim.SGD([*layers.parameters(), *head.parameters()], lr=1e-3)
+
+        class Net(nn.Module):
+            def __init__(self, depth: int) -> None:
+                super().__init__()
+                self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(depth)])
+                for layer in self.layers:
+                    nn.init.orthogonal_(layer.weight)  # type: ignore[arg-type]
+                self.head = nn.Linear(16, 2)
+
+            def forward(self, h: torch.Tensor) -> torch.Tensor:
+                for layer in self.layers:
+                    h = torch.tanh(mean @ layer(h))
+                return self.head(h)  # type: ignore[no-any-return]
+
+        model = Net(20)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         for _ in range(150):
-            h = x
-            for layer in layers:
-                h = torch.tanh(mean @ layer(h))
-            loss = nn.functional.cross_entropy(head(h), y)
+            loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,17 +107,24 @@ class RankCollapse(Rule):
         near = ((y[:, None] == y[None, :]) & (torch.rand(120, 120) < 0.1)) | (torch.rand(120, 120) < 0.02)
         near = (near | near.T).float() + torch.eye(120)
         mean = near / near.sum(1, keepdim=True)  # over the neighbours of each node
-        made = [nn.Linear(16, 16) for _ in range(2)]
-        for one in made:
-            nn.init.orthogonal_(one.weight)
-        layers = nn.ModuleList(made)
-        head = nn.Linear(16, 2)
-        optimizer = torch.optim.SGD([*layers.parameters(), *head.parameters()], lr=0.3)
+
+        class Net(nn.Module):
+            def __init__(self, depth: int) -> None:
+                super().__init__()
+                self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(depth)])
+                for layer in self.layers:
+                    nn.init.orthogonal_(layer.weight)  # type: ignore[arg-type]
+                self.head = nn.Linear(16, 2)
+
+            def forward(self, h: torch.Tensor) -> torch.Tensor:
+                for layer in self.layers:
+                    h = torch.tanh(mean @ layer(h))
+                return self.head(h)  # type: ignore[no-any-return]
+
+        model = Net(2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
         for _ in range(150):
-            h = x
-            for layer in layers:
-                h = torch.tanh(mean @ layer(h))
-            loss = nn.functional.cross_entropy(head(h), y)
+            loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

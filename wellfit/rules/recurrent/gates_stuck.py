@@ -58,7 +58,7 @@ class GatesStuck(Rule):
         "zero-grad-param", "linear-stack",
     )  # fmt: skip
     fixes = (
-        Fix("Begin with gate biases of 0, 1 for the forget gate"),
+        Fix("Begin anew, with gate biases of 0", override="init=xavier"),
         Fix("Let the LSTM begin by remembering", override="forget-bias=1.0"),
     )
 
