@@ -21,6 +21,7 @@ from wellfit.overrides.following import follow_parameters
 from wellfit.overrides.iterators import Changed, Given
 from wellfit.overrides.override import POINTS, CannotGoOn, Override, points_of
 from wellfit.overrides.places import here_text
+from wellfit.overrides.words import in_short
 from wellfit.probe.attach import Attachment
 from wellfit.probe.fence import say
 from wellfit.probe.patching import Patches
@@ -353,8 +354,7 @@ class Program:
         if isinstance(error, WellfitError):
             self._stop(override, f"cannot be applied: {error}", final=isinstance(error, CannotGoOn))
         else:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            self._stop(override, f"failed at {point} ({said})")
+            self._stop(override, f"failed at {point} ({in_short(error, 300)})")
 
     def _stop(self, override: Override, why: str, final: bool = False) -> None:
         """End the run before its first step; later, go on without this override unless that cannot be (`final`)."""

@@ -31,6 +31,7 @@ from wellfit.overrides.places import here_text
 from wellfit.overrides.program import Program
 from wellfit.overrides.traceless import no_trace
 from wellfit.overrides.tree import is_layer, is_leaf
+from wellfit.overrides.words import in_short
 
 _NONE: Mapping[str, nn.Module] = {}
 
@@ -167,8 +168,7 @@ def called(root: nn.Module, call: ForwardCall) -> Any:
     try:
         return root(*args, **kwargs)
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise WellfitError(f"a trial call of {type(root).__name__} fails ({said})") from None
+        raise WellfitError(f"a trial call of {type(root).__name__} fails ({in_short(error)})") from None
     finally:
         begin_forward()
 

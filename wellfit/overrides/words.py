@@ -1,4 +1,4 @@
-"""Lists of names, as they stand in what overrides say they changed."""
+"""Lists of names and errors, as they stand in what overrides say."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     distinct = list(dict.fromkeys(names))
     more = len(distinct) - most
     return ", ".join(distinct[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def in_short(error: BaseException, most: int = 200) -> str:
+    """ "ValueError: too few": what an error says, on one line of so many characters at most."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]

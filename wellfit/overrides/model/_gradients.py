@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wellfit.overrides.nested import tensors_in
+from wellfit.overrides.words import in_short
 
 LARGEST = 2_000_000  # numbers of one argument
 DIRECTIONS = 6  # half of them from the point itself, half from one beside it
@@ -149,8 +150,7 @@ def _forward(function: Any, args: Sequence[Any]) -> list[Tensor]:
     try:
         given = function.apply(*copies)
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise Unclear(f"it does not take float64 ({said})") from None
+        raise Unclear(f"it does not take float64 ({in_short(error)})") from None
     outputs = [out for out in tensors_in(given) if out.is_floating_point()]
     if not outputs:
         raise Unclear("it gives no real numbers")
@@ -176,8 +176,7 @@ def _backward(function: Any, args: list[Any], place: int, cotangents: list[Tenso
                 [out for out, _ in pairs], [leaf], [cotangent for _, cotangent in pairs], allow_unused=True
             )
         except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise Unclear(f"its backward does not take float64 ({said})") from None
+            raise Unclear(f"its backward does not take float64 ({in_short(error)})") from None
     return torch.zeros_like(leaf) if gradient is None else gradient.double()
 
 

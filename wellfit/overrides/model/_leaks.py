@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from wellfit.overrides.nested import mapped, reals_in, tensors_in
 from wellfit.overrides.traceless import no_trace
+from wellfit.overrides.words import in_short
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -166,8 +167,7 @@ def _called(program: Program, root: nn.Module, args: Any, kwargs: Any) -> list[_
                 module.training = False
             root(*_copied(args), **_copied(kwargs))
         except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise Unclear(f"it cannot be called by way of trial ({said})") from None
+            raise Unclear(f"it cannot be called by way of trial ({in_short(error)})") from None
         finally:
             hook.remove()
             for module, training in modes:

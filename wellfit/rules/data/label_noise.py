@@ -63,14 +63,14 @@ class LabelNoise(Rule):
     reads = ("labels", "loss")
     consequences = ("overfit", "plateau", "lr-high", "layer-imbalance", "val-too-good")
 
-    chance: float = 0.98  # loss over the entropy of the labels; healthy runs: an evaluation below 0.8
+    chance: float = 0.98  # loss over the entropy of the labels; healthy runs have an evaluation below 0.82
     learned: float = 0.97  # training loss at the end over that entropy
     better: float = 0.02  # share of the first evaluation by which another may be better
     mixed: float = 0.5  # mean entropy of a batch's labels over what it can be; drawn at random: 0.8 and more
     evaluations: int = 4  # evaluation passes
     passes: int = 4  # passes over the training data
     known: float = 4.0  # standard errors of the mean fall between passes
-    within: float = 0.1  # fall within the passes over the fall between them; healthy runs: 1.7 and more
+    within: float = 0.1  # fall within the passes over that between them; healthy runs that begin so: 1.7 and more
 
     @staticmethod
     def sick() -> None:
