@@ -47,7 +47,8 @@ class LabelNoise(Rule):
     Nothing is changed by looking.
 
     When it is wrong
-    Labels drawn at random on purpose, to see what a model can learn by heart. A model that forgets in evaluation what
+    Labels drawn at random on purpose, to see what a model can learn by heart. Right labels of too few samples may show
+    the first sign, which says so. A model that forgets in evaluation what
     it knows in training may look like the first sign; the rules that know why (`bn-gap`, `eval-input-shift`) name this
     one as their consequence. A few wrong labels among many right ones do not show.
 
@@ -153,6 +154,7 @@ class LabelNoise(Rule):
             f"in {len(value)} evaluations the loss never came below {best:.3g}, where knowing only how frequent the "
             f"classes are gives {entropy:.3g}, while the training loss fell",
             {"evaluation": best, "guessing": entropy, "chance": self.chance},
+            ", or the samples are too few to tell what they have",
         )  # fmt: skip
 
     def _by_heart(self, record: Record, loss: Loss, rows: NDArray[np.float64], entropy: float) -> Finding | None:
@@ -177,10 +179,10 @@ class LabelNoise(Rule):
              "within": self.within},
         )  # fmt: skip
 
-    def _told(self, record: Record, loss: Loss, what: str, evidence: dict[str, float]) -> Finding:
+    def _told(self, record: Record, loss: Loss, what: str, evidence: dict[str, float], or_else: str = "") -> Finding:
         return self.finding(
-            f"{what}: the labels have nothing to do with the inputs, and what is learned is learned by heart; look at "
-            "samples with their labels (shuffled apart, another order of files, another column)",
+            f"{what}: what is learned is learned by heart, so the labels have nothing to do with the inputs{or_else}; "
+            "look at samples with their labels (shuffled apart, another order of files, another column)",
             severity="error", step=0,
             location=named_target(loss.location) or target_origin(loss.location)[0] or loss.location,
             evidence=evidence, sure=record.finished, from_start=True,
