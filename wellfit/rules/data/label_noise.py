@@ -175,7 +175,7 @@ class LabelNoise(Rule):
             f"in {count} passes over the data the loss fell by {between.mean():.2g} each time the same samples came "
             f"again, and by nothing within a pass; after the first pass it was {end[0]:.3g}, where knowing only how "
             f"frequent the classes are gives {entropy:.3g}",
-            {"between passes": float(between.mean()), "within passes": float(inside.mean()), "guessing": entropy,
+            {"between_passes": float(between.mean()), "within_passes": float(inside.mean()), "guessing": entropy,
              "within": self.within},
         )  # fmt: skip
 
