@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from wellfit.overrides.override import Override
 from wellfit.overrides.places import made_at
+from wellfit.overrides.words import in_short
 
 if TYPE_CHECKING:
     from wellfit.overrides.program import Program
@@ -61,7 +62,7 @@ class GradTest(Override):
                 try:
                     self._look(program, function, args)
                 except Exception as error:  # the script must not suffer
-                    self.left_out(function.__qualname__, f"{type(error).__name__}: {error}"[:200])
+                    self.left_out(function.__qualname__, in_short(error))
                 finally:
                     self._inside = False
             return own.__get__(None, function)(*args, **kwargs)
