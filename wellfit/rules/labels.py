@@ -34,6 +34,23 @@ def _one_a_sample(record: Record, loss: Loss) -> bool:
     return any(shape[0] in given[:2] for given in inputs)
 
 
+def batch_size(labels: Series) -> float:
+    """Labels in a batch, without those that are ignored: the median."""
+    return float(np.median(labels["count"] * (1 - labels["ignored"])))
+
+
+def least_entropy(labels: Series) -> float:
+    """The entropy in nats that batches have at least, on average, if they are drawn at random from all labels seen.
+
+    -ln(1/n + (1 - 1/n) s) for n labels, where s is the largest sum of squared shares that a most frequent class of
+    share m leaves room for. Jensen's inequality for Renyi's entropy of order 2, which is no larger than Shannon's; two
+    classes, of which the first is seen more as the first steps are watched more closely, need the sharp bound of s.
+    """
+    size, most = batch_size(labels), float(labels["most"][-1])
+    squares = most * most + (1 - most) * min(most, 1 - most)
+    return -math.log(1 / size + (1 - 1 / size) * squares) if size > 0 else 0.0
+
+
 def is_weighted(loss: Loss) -> bool:
     """Whether classes are given weights, so that the loss is no plain mean over samples."""
     return bool(loss.attributes.get("weight")) or bool(loss.attributes.get("pos_weight"))

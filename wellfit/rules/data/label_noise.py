@@ -13,7 +13,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding
 from wellfit.record import Curve, Loss, Record
 from wellfit.rule import Family, Rule
-from wellfit.rules.labels import evaluated_alike, is_weighted, training_scale
+from wellfit.rules.labels import evaluated_alike, is_weighted, least_entropy, training_scale
 from wellfit.rules.passes import passes
 from wellfit.rules.roles import named_target
 from wellfit.source import target_origin
@@ -32,8 +32,8 @@ class LabelNoise(Rule):
       `known` standard errors from the end of one pass to the begin of the next, but not within a pass. What is learned
       of one sample then never helps with the next.
 
-    Batches whose labels have less than `mixed` of the entropy that so many can have are those of sorted data, and left
-    alone.
+    Batches whose labels have less than `mixed` of the entropy of batches drawn at random, as `label-sorted` counts it,
+    are those of sorted data, and left alone.
 
     Why it hurts
     There is nothing to learn. Loss and accuracy of the training look as if the model got better, on anything new it
@@ -67,7 +67,7 @@ class LabelNoise(Rule):
     chance: float = 0.98  # loss over the entropy of the labels; healthy runs have an evaluation below 0.82
     learned: float = 0.97  # training loss at the end over that entropy
     better: float = 0.02  # share of the first evaluation by which another may be better
-    mixed: float = 0.5  # mean entropy of a batch's labels over what it can be; drawn at random: 0.8 and more
+    mixed: float = 0.5  # mean entropy of batches over the least of batches drawn at random, as in label-sorted
     evaluations: int = 4  # evaluation passes
     passes: int = 4  # passes over the training data
     known: float = 4.0  # standard errors of the mean fall between passes
@@ -126,8 +126,7 @@ class LabelNoise(Rule):
             if not (loss.training and len(labels) and loss.reduction == "mean") or is_weighted(loss):
                 continue
             entropy = float(labels["pool_entropy"][-1])
-            most = np.minimum(entropy, np.log(np.maximum(labels["count"], 1)))  # that so many labels can have
-            mixed = float(np.mean(labels["entropy"])) > self.mixed * float(np.mean(most))
+            mixed = float(np.mean(labels["entropy"])) > self.mixed * least_entropy(labels)
             if not entropy > 0 or not mixed or not state.end < self.learned * entropy * scale:
                 continue
             for other in evaluated_alike(record, loss):

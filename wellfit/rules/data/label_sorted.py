@@ -12,7 +12,7 @@ from wellfit.condition import condition
 from wellfit.finding import Finding, Fix, Location
 from wellfit.record import Loader, Loss, Record, Series
 from wellfit.rule import Rule
-from wellfit.rules.labels import knows_little, labelled, worst_loss
+from wellfit.rules.labels import batch_size, knows_little, labelled, least_entropy, worst_loss
 from wellfit.source import target_origin
 
 
@@ -138,12 +138,7 @@ class LabelSorted(Rule):
 
     def _batches(self, labels: Series) -> _Order | None:
         """Batches with fewer classes than drawing at random gives."""
-        size = float(np.median(labels["count"] * (1 - labels["ignored"])))
-        most = float(labels["most"][-1])
-        # Jensen's inequality for Renyi's entropy of order 2, which is no larger than Shannon's. Two classes, of which
-        # the first is seen more as the first steps are watched more closely, need the sharp bound of sum p^2.
-        squares = most * most + (1 - most) * min(most, 1 - most)
-        least = -math.log(1 / size + (1 - 1 / size) * squares)
+        size, least = batch_size(labels), least_entropy(labels)
         mean = float(np.mean(labels["entropy"]))
         if not (least >= self.telling and mean < self.mixed * least):
             return None
