@@ -133,7 +133,7 @@ class Contents:
         for stored in self.stored.values():
             if stored.tied_to is None:
                 found[stored.name] = self.tensor(stored.name)
-        return {name: found[stored.tied_to or name] for name, stored in self.stored.items()}
+        return {name: found[name if stored.tied_to is None else stored.tied_to] for name, stored in self.stored.items()}
 
     def coder_of(self, name: str) -> str:
         """The name of the coder of most bytes of a tensor."""
@@ -148,7 +148,7 @@ class Contents:
         stored = self.stored.get(name)
         if stored is None:
             raise WellfitError(f"{self.path} has no tensor {name!r}{did_you_mean(name, self.stored)}")
-        entry, payload, crc = self._blobs[stored.tied_to or name]
+        entry, payload, crc = self._blobs[name if stored.tied_to is None else stored.tied_to]
         if zlib.crc32(payload) != crc:
             raise Damaged(f"{self.path}: tensor {name!r} is damaged: its CRC-32 is not that of its bytes")
         return entry, payload
@@ -199,7 +199,7 @@ def _blobs_of(cursor: Cursor, entries: list[Entry]) -> dict[str, tuple[Entry, me
 
 
 def _check_size(entries: list[Entry], size: int, max_bytes: int | None) -> None:
-    decoded = sum(entry.decoded for entry in entries if entry.owner is None)
+    decoded = sum(entry.decoded for entry in entries)  # tied ones too: `expand` writes each of them
     limit = max(LEAST_LIMIT, MOST_GAIN * size) if max_bytes is None else max_bytes
     if decoded > limit:
         raise Damaged(

@@ -204,7 +204,8 @@ def patterns_of_keys(keys: Patterns, dtype: Dtype) -> Patterns:
 def floats_of(patterns: Patterns, dtype: Dtype) -> NDArray[Any]:
     """The values that patterns stand for, as floats in which they are exact; whole numbers as they are."""
     if dtype.name == "bfloat16":
-        return (patterns.astype("<u4") << np.uint32(16)).view(np.dtype("<f4"))
+        wide: NDArray[np.uint32] = patterns.astype("<u4") << np.uint32(16)
+        return wide.view("<f4")
     if dtype.mantissa in (10, 23, 52):
-        return patterns.view(np.dtype(f"<f{dtype.width}"))
+        return patterns.view(f"<f{dtype.width}")
     return patterns

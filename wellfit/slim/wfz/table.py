@@ -83,16 +83,14 @@ def on_grid(step: NDArray[Any], whole: NDArray[np.int64], dtype: Dtype) -> Patte
     """
     with np.errstate(all="ignore"):
         product = step.astype("<f8") * whole.astype("<f8")
-        if dtype.mantissa == 52:
-            return product.view(np.dtype("<u8"))
-        single = product.astype("<f4")
+        rounded: NDArray[Any] = product if dtype.mantissa == 52 else product.astype("<f4")
         if dtype.name == "float16":
-            return single.astype("<f2").view(np.dtype("<u2"))
+            rounded = rounded.astype("<f2")
+    patterns: Patterns = rounded.view(f"<u{rounded.dtype.itemsize}")
     if dtype.name == "bfloat16":
-        bits = single.view(np.dtype("<u4"))
-        rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-        return np.where(np.isnan(single), np.uint16(0x7FC0), rounded.astype(np.dtype("<u2")))
-    return single.view(np.dtype("<u4"))
+        even = (patterns + np.uint32(0x7FFF) + (patterns >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+        patterns = np.where(np.isnan(rounded), np.uint16(0x7FC0), even.astype("<u2"))
+    return patterns
 
 
 def steps_of(smallest: NDArray[Any], largest: NDArray[Any]) -> list[NDArray[Any]]:
@@ -138,10 +136,10 @@ def _pack_whole(patterns: Patterns, values: NDArray[Any], dtype: Dtype, without_
     if not has_grid(dtype) or not np.isfinite(values).all() or len(values) < 2:
         return []
     exact = values.astype("<f8")
-    largest = np.abs(exact).max()
-    smallest = np.diff(exact).min()
-    if smallest <= 0 or largest / smallest > _MOST_STEPS:
-        return []
+    with np.errstate(all="ignore"):
+        largest, smallest = np.abs(exact).max(), np.diff(exact).min()
+        if smallest <= 0 or largest / smallest > _MOST_STEPS:
+            return []
     for step in steps_of(np.array(smallest), np.array(largest)):
         with np.errstate(all="ignore"):
             whole = np.rint(exact / np.float64(step))

@@ -48,6 +48,7 @@ def take_text(data: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         told = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
+        json.dumps(told, ensure_ascii=False).encode()  # text that is half of a pair of UTF-16 is no text
     except ValueError as error:
         raise Damaged(f"its JSON cannot be read: {error}") from None
     if not isinstance(told, dict) or not told.keys() <= {"changes", "meta"}:

@@ -98,10 +98,10 @@ def _on_grids(rows: Patterns, dtype: Dtype) -> tuple[NDArray[np.float32], NDArra
     values = floats_of(rows, dtype).astype("<f8")
     if not np.isfinite(values).all():
         return None
-    largest = np.abs(values).max(axis=1)
-    smallest = _smallest_distances(values)
-    if (smallest * _LARGEST < largest).any():
-        return None
+    with np.errstate(all="ignore"):
+        largest, smallest = np.abs(values).max(axis=1), _smallest_distances(values)
+        if (smallest * _LARGEST < largest).any():
+            return None
     scales = np.zeros(len(rows), "<f4")
     whole = np.zeros(rows.shape, np.int64)
     left = np.flatnonzero((rows != 0).any(axis=1))  # a row of zeros keeps the scale 0

@@ -27,7 +27,7 @@ def pack(patterns: Patterns, dtype: Dtype, small: bool) -> bytes | None:
         return None
     mask = streams.encode((flat != 0).astype(np.uint16), 2, patterns.shape, small=small)
     packed = [(code, kind.pack(others, dtype, small)) for code, kind in _INNER.items()]
-    inner = min((bytes([code]) + data for code, data in packed if data is not None), key=len)
+    inner: bytes = min((bytes([code]) + data for code, data in packed if data is not None), key=len)
     return varint(others.size) + varint(len(mask)) + mask + inner
 
 
