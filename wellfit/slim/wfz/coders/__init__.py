@@ -5,6 +5,6 @@
 - `mixing`: smaller still, by what is known of a weight matrix; the slowest.
 """
 
-from wellfit.slim.wfz.coders import huffman, rans
+from wellfit.slim.wfz.coders import huffman, mixing, rans
 
-__all__ = ["huffman", "rans"]
+__all__ = ["huffman", "mixing", "rans"]

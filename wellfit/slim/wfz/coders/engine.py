@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Matrix(NamedTuple):
+    """A tensor as the mixing coder sees it."""
+
+    shape: tuple[int, int, int]  # rows, columns, weights in a kernel
+    alphabet: int
+    negatives: int  # symbols from 1 on that stand for negative values
+    lag: int  # how far along a row a weight resembles another one, besides its neighbours; 0: not known
 
 
 class Engine(Protocol):
@@ -38,6 +47,12 @@ class Engine(Protocol):
         self, data: bytes | memoryview, at: int, count: int, slots: NDArray[np.uint64], bits: int, states: int
     ) -> NDArray[np.uint16]:
         """The symbols of the states and words from `at` to the end of the data; for the slots see rans.py."""
+
+    def mixing_encode(self, symbols: NDArray[np.uint16], matrix: Matrix) -> bytes:
+        """One stream."""
+
+    def mixing_decode(self, data: bytes | memoryview, at: int, matrix: Matrix) -> NDArray[np.uint16]:
+        """The symbols of the stream from `at` to the end of the data."""
 
 
 @cache

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wellfit.slim.wfz.coders.engine import Matrix
+from wellfit.slim.wfz.coders.logistic import squash, stretch
 from wellfit.slim.wfz.damage import Damaged
 
 ABI = 1
@@ -17,6 +20,9 @@ _SIGNATURES = {
     "wfz_huffman_decode": (_INT, [_POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER]),
     "wfz_rans_encode": (_LONG, [_POINTER, _LONG, _POINTER, _INT, _INT, _POINTER, _LONG]),
     "wfz_rans_decode": (_INT, [_POINTER, _LONG, _LONG, _POINTER, _INT, _INT, _POINTER]),
+    "wfz_mixing_room": (_LONG, [_LONG, _LONG]),
+    "wfz_mixing_encode": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _LONG] + 4 * [_POINTER] + [_LONG]),
+    "wfz_mixing_decode": (_LONG, [_POINTER, _LONG, _POINTER, _POINTER, _LONG, _LONG, _LONG] + 3 * [_POINTER]),
 }
 _MEANING = {
     -1: "is cut off",
@@ -86,6 +92,35 @@ class Library:
         if status:
             raise Damaged(f"an rANS-coded tensor {_MEANING[status]}")
         return out
+
+    def mixing_encode(self, symbols: NDArray[np.uint16], matrix: Matrix) -> bytes:
+        """See `Engine.mixing_encode`."""
+        for most in (2, 40):  # bytes for each symbol; every decision takes less than 17 bits, and there are at most 18
+            out = np.empty(most * len(symbols) + 64, np.uint8)
+            shape, room = self._mixing(matrix)
+            size = self._library.wfz_mixing_encode(
+                _at(symbols), _at(shape), *matrix[1:], _at(squash()), _at(stretch()), _at(room), _at(out), len(out)
+            )
+            if size >= 0:
+                break
+        return out[:size].tobytes()
+
+    def mixing_decode(self, data: bytes | memoryview, at: int, matrix: Matrix) -> NDArray[np.uint16]:
+        """See `Engine.mixing_decode`."""
+        out = np.empty(prod(matrix.shape), np.uint16)
+        source = np.frombuffer(data, np.uint8)
+        shape, room = self._mixing(matrix)
+        status = self._library.wfz_mixing_decode(
+            _at(source) + at, len(source) - at, _at(out), _at(shape), *matrix[1:], _at(squash()), _at(stretch()), _at(room)
+        )
+        if status:
+            raise Damaged(f"a tensor coded by mixing {_MEANING[status]}")
+        return out
+
+    def _mixing(self, matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """The shape as C takes it, and zeroed memory for the model."""
+        size = self._library.wfz_mixing_room(matrix.shape[1], matrix.shape[2])
+        return np.array(matrix.shape, np.int64), np.zeros(size + 7 >> 3, np.uint64)
 
 
 def _at(array: NDArray[np.generic]) -> int:
