@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wellfit.slim.wfz.coders import huffman, rans
+from wellfit.slim.wfz.coders import huffman, mixing, rans
 from wellfit.slim.wfz.damage import Damaged
 from wellfit.slim.wfz.varint import Cursor, varint
 
 MOST_SYMBOLS = 1 << 16
 CODERS = ("none", "packed", "huffman", "positions", "rans", "mixing")
 NEAR = 1.1  # where speed is asked for, the fastest way that is at most this much larger than the smallest is taken
-_CODERS = {"huffman": huffman, "rans": rans}
+_CODERS = {"huffman": huffman, "rans": rans, "mixing": mixing}
 _MIXED_SYMBOLS = 1024  # beyond, mixing has too few numbers to learn each symbol from, and is slow
 _POSITIONS_FROM = 32  # zeros for each other symbol, from which positions may be smaller
 _SLICE = 1 << 16  # symbols packed at a time, for bits as bytes are 8 times as large; a multiple of 8: whole bytes
@@ -29,6 +29,8 @@ Symbols = NDArray[np.uint16]
 
 def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bool, plain: bool = False) -> bytes:
     """Symbols as bytes: the smallest way, or with `small=False` the fastest of those that are nearly as small.
+
+    Mixing is so slow to read that it is only tried where small is what counts.
 
     Args:
         symbols: flat, prod(shape) numbers below `alphabet`.
@@ -44,8 +46,8 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
         if positions is not None:
             found["positions"] = positions
     found["rans"] = rans.encode(symbols, alphabet, shape)
-    if not plain and alphabet <= _MIXED_SYMBOLS and "mixing" in _CODERS:
-        found["mixing"] = _CODERS["mixing"].encode(symbols, alphabet, shape)
+    if small and not plain and alphabet <= _MIXED_SYMBOLS:
+        found["mixing"] = mixing.encode(symbols, alphabet, shape)
     name = quickest(found, small)
     return bytes([CODERS.index(name)]) + found[name]
 

@@ -95,7 +95,8 @@ def _take_head(
 
 def _on_grids(rows: Patterns, dtype: Dtype) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
     """The scale of each row and the whole numbers, or None where a row is on no grid."""
-    values = floats_of(rows, dtype).astype("<f8")
+    with np.errstate(all="ignore"):  # of numbers that are none, some cannot be made wider
+        values = floats_of(rows, dtype).astype("<f8")
     if not np.isfinite(values).all():
         return None
     with np.errstate(all="ignore"):
