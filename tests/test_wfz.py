@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -296,10 +297,12 @@ def golden_tensors() -> dict[str, Any]:
     shared = np.where(many % 10 < 2, many // 16 % 7 + 1, 0).astype("f4") * np.float32(0.25)
     scales = np.array([0.5, 0.013, 2.75, 0.3], "f4")
     tensors: dict[str, Any] = {
+        "shared": shared.reshape(60, 100),
+        "shared too": shared.reshape(60, 100)[::-1],
+        "kernels": shared[:900].reshape(10, 10, 3, 3),
         "planes": normal[:400].astype("f4").reshape(20, 20),
         "planes.bf16": BFloat16((normal.astype("f4").view("u4") >> 16).astype("u2")[:600]),
-        "shared": shared.reshape(60, 100),
-        "sparse": np.where(many % 8 == 0, normal, 0).astype("f4").reshape(100, 60)[:20],
+        "sparse": np.where(many % 4 == 0, normal, 0).astype("f4").reshape(100, 60)[:40],
         "bits": np.where(many[:400] & 1, 1, -1).astype("f4").reshape(4, 100) * scales[:, None],
         "grid": ((many[:1000] & 255).astype("f4") - 128).reshape(4, 250) * scales[:, None],
         "few": np.bincount([5, 70_000], weights=[1.5, -3], minlength=100_000).astype("f4"),
@@ -337,10 +340,14 @@ def make_golden() -> None:
 
     from wellfit.slim.wfz import streams
 
-    def next_coder(found: dict[str, bytes], small: bool, turn: list[int] = [0]) -> str:  # noqa: B006
-        turn[0] += 1
-        names = list(found)
-        return names[turn[0] % len(names)] if set(names) <= set(streams.CODERS) else quickest(found, small)
+    used: Counter[str] = Counter()
+
+    def next_coder(sizes: dict[str, int], small: bool) -> str:
+        if not sizes.keys() <= set(streams.CODERS):
+            return quickest(sizes, small)
+        rarest = min(reversed(sizes), key=lambda name: used[name])
+        used[rarest] += 1
+        return rarest
 
     quickest = streams.quickest
     changes, meta = [{"name": "cut", "layer": "fc1", "kept": [0, 2, 5]}], {"accuracy": 0.984, "text": "größe"}
