@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +277,7 @@ def test_neither_torch_nor_numpy_before_they_are_needed() -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero here")
 def test_a_file_without_end_is_not_read_to_its_end() -> None:
-    with pytest.raises(wfz.Damaged, match="no .wfz file"):
+    with pytest.raises(wfz.Damaged, match="this is no"):
         wfz.read("/dev/zero")
 
 
@@ -294,6 +293,7 @@ def golden_tensors() -> dict[str, Any]:
 
     many = chance(6000, 1)
     normal = ((many & 1023).astype("f8") + (many >> 10 & 1023) + (many >> 20 & 1023) - 1534) / 4096
+    normal = np.sign(normal) * np.sqrt(np.abs(normal))  # rounded as IEEE 754 asks for, so the same everywhere
     shared = np.where(many % 10 < 2, many // 16 % 7 + 1, 0).astype("f4") * np.float32(0.25)
     scales = np.array([0.5, 0.013, 2.75, 0.3], "f4")
     tensors: dict[str, Any] = {
@@ -340,19 +340,16 @@ def make_golden() -> None:
 
     from wellfit.slim.wfz import streams
 
-    used: Counter[str] = Counter()
-
-    def next_coder(sizes: dict[str, int], small: bool) -> str:
+    def any_coder(sizes: dict[str, int], small: bool) -> str:
+        """As good as drawn by lot, so that all come to use; but positions wherever they are possible."""
         if not sizes.keys() <= set(streams.CODERS):
             return quickest(sizes, small)
-        rarest = min(reversed(sizes), key=lambda name: used[name])
-        used[rarest] += 1
-        return rarest
+        return "positions" if "positions" in sizes else list(sizes)[sum(sizes.values()) % len(sizes)]
 
     quickest = streams.quickest
     changes, meta = [{"name": "cut", "layer": "fc1", "kept": [0, 2, 5]}], {"accuracy": 0.984, "text": "größe"}
     GOLDEN.parent.mkdir(exist_ok=True)
-    with mock.patch.object(streams, "quickest", next_coder):
+    with mock.patch.object(streams, "quickest", any_coder):
         wfz.write(GOLDEN, golden_tensors(), changes=changes, meta=meta)
 
 

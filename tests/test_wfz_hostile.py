@@ -78,7 +78,7 @@ def test_the_damaged_tensor_is_named(small: bytes, tmp_path: Path) -> None:
 
 
 def test_a_wrong_crc_behind_a_right_sha_is_noticed(small: bytes, tmp_path: Path) -> None:
-    with pytest.raises(Damaged, match="'fc.bias' is damaged: its CRC-32"):
+    with pytest.raises(Damaged, match=r"'fc\.bias' is damaged: its CRC-32"):
         read_all(tmp_path / "a.wfz", signed(small[:-33] + bytes([small[-33] ^ 1])))
 
 
