@@ -21,6 +21,8 @@ from torch.nn import functional
 
 CACHE = Path(__file__).parent.parent / "build" / "coders_corpus.npz"
 
+DENSE = "dense"
+
 
 class Part(NamedTuple):
     """A tensor as the coders get it: 0 is a pruned weight, the others are values by size."""
@@ -121,8 +123,11 @@ def recipes() -> Iterator[Recipe]:
     yield Recipe("transformer", Transformer(letters), text_batches, 500, 0.8, 32)
 
 
-def trained(recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-    """Train while more and more of the smallest weights are set to zero; gives all weights of matrices at the end."""
+def trained(recipe: Recipe, dense: list[NDArray[np.float32]]) -> Iterator[tuple[str, Tensor]]:
+    """Train while more and more of the smallest weights are set to zero; gives all weights of matrices at the end.
+
+    What they were before the first cut is appended to `dense`.
+    """
     weights = {name: weight for name, weight in recipe.model.named_parameters() if weight.dim() > 1}
     optimizer = torch.optim.Adam(recipe.model.parameters(), 2e-3)
     kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
@@ -133,6 +138,8 @@ def trained(recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         optimizer.step()
         done = min(1.0, max(0.0, (step / recipe.steps - 0.2) / 0.5))
         with torch.no_grad():
+            if not done:
+                whole = [weight.flatten().clone() for weight in weights.values()]
             if step % 20 == 0 and done:
                 share = recipe.cut * (1 - (1 - done) ** 3)
                 sizes = torch.cat(
@@ -142,6 +149,7 @@ def trained(recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
                 kept = {name: w.abs() > limit * w.square().mean().sqrt() for name, w in weights.items()}
             for name, weight in weights.items():
                 weight.mul_(kept[name])
+    dense.append(torch.cat(whole).numpy())
     print(f"{recipe.name}: loss {loss.item():.3f}")
     for name, weight in weights.items():
         yield f"{recipe.name} {name}", weight.detach()
@@ -163,14 +171,15 @@ def shared(weight: NDArray[np.float32], values: int) -> tuple[NDArray[np.uint16]
 
 def make() -> None:
     """Train everything and write the cache."""
-    arrays = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
+    whole: list[NDArray[np.float32]] = []
     for recipe in recipes():
-        for name, weight in trained(recipe):
+        for name, weight in trained(recipe, whole):
             if weight.count_nonzero() > 50:
                 symbols, alphabet = shared(weight.numpy(), recipe.values)
                 arrays[f"{name} {alphabet}"] = symbols.reshape(tuple(weight.shape)).astype(np.uint8)
     CACHE.parent.mkdir(exist_ok=True)
-    np.savez_compressed(CACHE, **arrays)
+    np.savez_compressed(CACHE, **arrays, **{DENSE: np.concatenate(whole)})
 
 
 def corpus() -> list[Part]:
@@ -180,9 +189,18 @@ def corpus() -> list[Part]:
     parts = []
     with np.load(CACHE) as arrays:
         for key, array in arrays.items():
+            if key == DENSE:
+                continue
             name, _, alphabet = key.rpartition(" ")
             parts.append(Part(name, array.reshape(-1).astype(np.uint16), int(alphabet), array.shape))
     return parts
+
+
+def dense() -> NDArray[np.float32]:
+    """All weights as they were before the first cut, one network after the other."""
+    corpus()
+    with np.load(CACHE) as arrays:
+        return arrays[DENSE]
 
 
 if __name__ == "__main__":

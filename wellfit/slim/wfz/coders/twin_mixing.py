@@ -24,7 +24,7 @@ class Line:
 
 
 class Model:
-    """Codes a matrix; `code` with symbols encodes, with zeros and a decoder fills them in."""
+    """Codes a matrix: with an encoder its symbols, with a decoder zeros, which it replaces."""
 
     def __init__(self, matrix: Matrix, coder: Coder) -> None:
         (self.rows, self.columns, self.kernel), alphabet, self.negatives, self.lag = matrix
@@ -43,18 +43,18 @@ class Model:
     def code(self, symbols: list[int]) -> list[int]:
         """The symbols that were coded."""
         self.symbols = symbols
-        for self.row in range(self.rows):
-            self.along, self.before_last, self.recent = Line(), 0, 0
-            for self.place in range(self.width):
-                self.column, self.passed = divmod(self.place, self.kernel)
-                if not self.passed:
-                    self.in_kernel = 0
-                at = self.row * self.width + self.place
-                bit, level = self._flag(int(symbols[at] != 0))
-                symbols[at] = self._value(symbols[at], level) if bit else 0
-                self.recent = (self.recent << 1 | bit) & _WORD
-                line = self.lines[self.place]
-                line.recent = (line.recent << 1 | bit) & 255
+        for at in range(len(symbols)):
+            self.row, self.place = divmod(at, self.width)
+            self.column, self.passed = divmod(self.place, self.kernel)
+            if not self.place:
+                self.along, self.before_last, self.recent = Line(), 0, 0
+            if not self.passed:
+                self.in_kernel = 0
+            bit, level = self._flag(int(symbols[at] != 0))
+            symbols[at] = self._value(symbols[at], level) if bit else 0
+            self.recent = (self.recent << 1 | bit) & _WORD
+            line = self.lines[self.place]
+            line.recent = (line.recent << 1 | bit) & 255
         return symbols
 
     def _symbol(self, back: int, left: int) -> int:
