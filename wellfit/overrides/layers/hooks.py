@@ -136,7 +136,12 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         (x,) = context.saved_tensors
-        return gradient * (x.abs() <= 1)
+        passed: torch.Tensor = gradient * (x.abs() <= 1)
+        return passed
+
+
+def _sign(x: torch.Tensor) -> Any:
+    return _Sign.apply(x)  # type: ignore[no-untyped-call]
 
 
 class SignOfInput:
@@ -144,8 +149,8 @@ class SignOfInput:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if args:
-            return (_Sign.apply(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "input": _Sign.apply(kwargs["input"])}
+            return (_sign(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "input": _sign(kwargs["input"])}
 
 
 class StandStill:

@@ -63,7 +63,7 @@ def cheapest(values: torch.Tensor, centres: torch.Tensor, weights: torch.Tensor,
     """For each value the number of the centre with the least weight * (value - centre)^2 + price."""
     found = [
         (weight[:, None] * (value[:, None] - centres).square() + prices).argmin(1)
-        for value, weight in zip(*(each.split(max(1, _CHUNK // len(centres))) for each in (values, weights)))
+        for value, weight in zip(*(torch.split(each, max(1, _CHUNK // len(centres))) for each in (values, weights)))
     ]
     return torch.cat(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,8 +49,7 @@ class Weights:
             WellfitError: some names are missing or too many, or a shape is another.
         """
         if self.changes:
-            from wellfit.slim import changes
-
+            changes = import_module("wellfit.slim.changes")
             changes.redo_all(root, changes.from_json(list(self.changes)))
         pairs = self._pairs(root)
         with torch.no_grad():
@@ -121,10 +121,8 @@ def _from_wfz(path: str) -> Weights:
 
     contents = wfz.read(path)
     tensors: dict[str, torch.Tensor] = {}
-    for name, array in contents.tensors().items():
-        half = isinstance(array, wfz.BFloat16)
-        numbers = torch.from_numpy((array.array if half else array).copy())
-        tensors[name] = numbers.view(torch.bfloat16) if half else numbers
+    for name, array in contents.tensors().items():  # numpy has no bfloat16: those come as their bits
+        tensors[name] = torch.from_numpy(array.copy()).view(getattr(torch, contents.stored[name].dtype))
     return Weights(os.path.basename(path), tensors, tuple(contents.changes))
 
 
@@ -138,7 +136,9 @@ def _tensors_in(held: Any, depth: int = 2) -> dict[str, torch.Tensor] | None:
     inside = (_tensors_in(held[key], depth - 1) for key in _INSIDE if key in held and depth)
     found = next((one for one in inside if one is not None), None)
     # A state_dict may hold more than tensors (`get_extra_state`).
-    return found or ({str(name): value for name, value in tensors.items()} if any("." in str(n) for n in tensors) else None)
+    return found or (
+        {str(name): value for name, value in tensors.items()} if any("." in str(n) for n in tensors) else None
+    )
 
 
 def _state(root: nn.Module) -> dict[str, torch.Tensor]:

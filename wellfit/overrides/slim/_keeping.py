@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def keep(
-    program: Program, root: nn.Module, path: str, evaluations: Sequence[dict[str, Any]]
-) -> list[tuple[str, str]]:
+def keep(program: Program, root: nn.Module, path: str, evaluations: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Write the weights of a model into `path`, and what is known of them beside it, with .json in place of its ending.
 
     Returns:

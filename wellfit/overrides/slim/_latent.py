@@ -129,7 +129,7 @@ class Latents:
             self.models.append(model)
             for weight in model.weights:
                 self._weights[weight.parameter] = weight
-            self._ask_all("met", model)
+            self._ask_all("taken_on", model)
             self._show([model])
 
     def _held(self, optimizer: Any) -> list[Weight]:

@@ -24,7 +24,7 @@ def best(scores: Sequence[torch.Tensor], keep: int) -> list[torch.Tensor]:
     fewest = sum(min(FEWEST, score.numel()) for score in scores)
     chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     chosen[torch.topk(flat, min(len(flat), max(keep, fewest)), sorted=False).indices] = True
-    parts = chosen.split([score.numel() for score in scores])
+    parts = torch.split(chosen, [score.numel() for score in scores])
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 

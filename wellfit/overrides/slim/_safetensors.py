@@ -1,34 +1,19 @@
-"""Files of safetensors, with torch alone: nothing else is imported into a user's program.
-
-Format: https://huggingface.co/docs/safetensors (8 bytes for the length of the header, a JSON header with type, shape
-and place of each tensor, the tensors).
-"""
+"""Tensors of torch in files of safetensors, without numpy: nothing else is imported into a user's program."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import struct
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from wellfit.errors import WellfitError
-
-_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-    torch.complex64: "C64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-}  # fmt: skip
-_TYPES = {name: dtype for dtype, name in _NAMES.items()}
-_LONGEST = 100_000_000  # bytes of a header, as the format has it
+from wellfit.slim.wfz.safetensors import TYPES, pack_header, take_header
 
 
 def can_write(tensor: torch.Tensor) -> bool:
     """Whether the format has a name for its type, and its numbers lie in memory."""
-    return tensor.dtype in _NAMES and tensor.layout is torch.strided and not tensor.is_meta
+    return _name(tensor.dtype) in TYPES and tensor.layout is torch.strided and not tensor.is_meta
 
 
 def write(path: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
@@ -36,22 +21,15 @@ def write(path: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, st
 
     Args:
         tensors: each as `can_write` wants it.
-        about: goes into the header's `__metadata__`.
+        about: text by name, for the header.
     """
     parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header: dict[str, Any] = {"__metadata__": dict(about)}
-    at = 0
-    for name, tensor in parts.items():
-        end = at + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    header, places = pack_header([(name, _name(part.dtype), tuple(part.shape)) for name, part in parts.items()], about)
     beside = f"{path}.{os.getpid()}.part"
     with open(beside, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in parts.values():
-            file.write(ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size()))
+        file.write(header)
+        for place in places:
+            file.write(ctypes.string_at(parts[place.name].data_ptr(), place.end - place.start))
     os.replace(beside, path)
 
 
@@ -59,31 +37,23 @@ def read(path: str) -> dict[str, torch.Tensor]:
     """The tensors of a file.
 
     Raises:
-        WellfitError: it is no such file, or damaged.
+        Damaged: it is no such file, or a damaged one.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
-        if length > min(_LONGEST, size - 8):
-            raise WellfitError(f"{os.path.basename(path)} is no file of safetensors, or it is cut off")
-        text, data = file.read(length), bytearray(file.read())
-    try:
-        header = json.loads(text)
-        return {name: _tensor(entry, data) for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WellfitError(f"{os.path.basename(path)} is a damaged file of safetensors ({error})") from None
+        data = bytearray(file.read())
+    begin, places, _ = take_header(bytes(data), len(data))
+    found: dict[str, torch.Tensor] = {}
+    for place in places:
+        dtype, count = getattr(torch, place.dtype), place.end - place.start
+        if count:
+            held = torch.frombuffer(data, dtype=torch.uint8, count=count, offset=begin + place.start)
+            found[place.name] = held.clone().view(dtype).view(place.shape)
+        else:
+            found[place.name] = torch.zeros(place.shape, dtype=dtype)
+    return found
 
 
-def _tensor(entry: Any, data: bytearray) -> torch.Tensor:
-    dtype, shape = _TYPES[entry["dtype"]], [int(length) for length in entry["shape"]]
-    start, end = (int(place) for place in entry["data_offsets"])
-    count = 1
-    for length in shape:
-        count *= length
-    if min([0, *shape]) < 0 or not 0 <= start <= end <= len(data) or end - start != count * dtype.itemsize:
-        raise ValueError("a tensor lies outside of it, or is of another size than its shape says")
-    if not count:
-        return torch.zeros(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=torch.uint8, count=end - start, offset=start).clone().view(dtype).view(shape)
+def _name(dtype: torch.dtype) -> str:
+    """As torch calls it."""
+    return str(dtype).removeprefix("torch.")

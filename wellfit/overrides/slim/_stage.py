@@ -31,7 +31,7 @@ class Stage(Override):
 
     # For subclasses ---------------------------------------------------------------------------------------------------
 
-    def met(self, model: Model) -> None:
+    def taken_on(self, model: Model) -> None:
         """A model is trained: say what will be changed of it."""
         raise NotImplementedError
 

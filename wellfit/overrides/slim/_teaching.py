@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,13 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 _CLASSES = ("cross_entropy", "nll_loss")
 _NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _SCORES = "binary_cross_entropy_with_logits"
+
+
+_MADE: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    lambda x: x,
+    lambda x: x.log_softmax(_axis(x)),
+    torch.log,
+)
 
 
 class Untold(Exception):
@@ -44,12 +51,9 @@ def matched(call: LossCall, pairs: Sequence[Pair]) -> torch.Tensor:
     if len(alike) != 1:
         raise Untold("it is given no output of the model" if not alike else "it may be one of several outputs")
     own, told = alike[0]
-    candidates = [lambda x: x]
-    if call.function == "nll_loss":
-        candidates += [lambda x: x.log_softmax(_axis(x)), lambda x: x.log()]
-    for made in candidates:
-        if torch.allclose(made(own.detach().float()), prediction.detach().float(), 1e-2, 1e-3):
-            return made(told.float())
+    for make in _MADE if call.function == "nll_loss" else _MADE[:1]:
+        if torch.allclose(make(own.detach().float()), prediction.detach().float(), 1e-2, 1e-3):
+            return make(told.float())
     raise Untold("it is given something that is made of the model's output in an unknown way")
 
 
@@ -83,9 +87,9 @@ def _divergence(call: LossCall, told: torch.Tensor, temperature: float) -> torch
         counted = (call.target != call.options.get("ignore_index", -100)).to(each.dtype)
     each = each * counted
     reduction = call.options.get("reduction", "mean")
-    if reduction == "none":
-        return each
-    return each.sum() if reduction == "sum" else each.sum() / counted.sum().clamp_min(1)
+    if reduction == "mean":
+        return torch.sum(each) / torch.sum(counted).clamp_min(1)
+    return torch.sum(each) if reduction == "sum" else each
 
 
 def _axis(scores: torch.Tensor) -> int:

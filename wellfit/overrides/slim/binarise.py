@@ -65,7 +65,7 @@ class Binarise(Stage):
         """See `Override`."""
         self._span = Span("binarise", self.start, self.start, self.steps)
 
-    def met(self, model: Model) -> None:
+    def taken_on(self, model: Model) -> None:
         """See `Stage`."""
         weights = [weight for weight in model.weights if not weight.is_bias]
         layers = list(dict.fromkeys(_layer(weight) for weight in weights))

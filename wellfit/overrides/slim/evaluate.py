@@ -92,6 +92,7 @@ class Evaluate(Watching):
         if self._ended:
             return
         self._ended = True
+        program.keep_record()
         said = ", ".join(f"{key} {found[key]:.5g}" for key in ("loss", "accuracy") if found[key] is not None)
         self.changed(f"evaluated {found['samples']} samples" + f": {said}" * bool(said))
         say(f"ended after the first evaluation, as --override evaluate asks: {self.changes[-1]}")

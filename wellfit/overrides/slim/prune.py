@@ -77,17 +77,19 @@ class Prune(Stage):
 
     def check(self) -> None:
         """See `Override`."""
+        if self.amount is None and self.group is None:
+            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000 or prune=group:2:4,steps:1000")
         once = self.schedule == "once"
         self._span = Span("prune", self.start, self.start if once else self.until, self.steps)
         self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")
         if self.group is not None:
             self._neighbours = _neighbours(self.group)
             if self.amount is not None or self.layers is not None or self.scope != "global":
-                raise WellfitError(f"prune=group:{self.group} says itself how many weights are kept: leave out the rest")
-        elif self.amount is None:
-            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000 or prune=group:2:4")
+                raise WellfitError(
+                    f"prune=group:{self.group} says itself how many weights are kept: leave out the rest"
+                )
 
-    def met(self, model: Model) -> None:
+    def taken_on(self, model: Model) -> None:
         """See `Stage`."""
         names = [weight.name for weight in model.weights]
         for pattern in self._own.missing(names):

@@ -92,7 +92,7 @@ class Share(Stage):
         self._span = Span("share", self.start, self.start, self.steps)
         self._own = Patterns(self.layers, replace(parameters_of(Share)["values"], low=0), "layers of share")
 
-    def met(self, model: Model) -> None:
+    def taken_on(self, model: Model) -> None:
         """See `Stage`."""
         for pattern in self._own.missing([weight.name for weight in model.weights]):
             self.left_out(pattern, f"{model.name} has no such layer")
@@ -132,9 +132,11 @@ class Share(Stage):
 
     def about(self, weight: Weight) -> dict[str, Any]:
         """See `Stage`."""
+        import torch
+
         if weight not in self._shared:
             return {}
-        found = weight.data.unique()
+        found = torch.unique(weight.data)
         return {"shared": int((found != 0).sum())}
 
     def end(self, program: Program) -> None:
@@ -172,13 +174,15 @@ class Share(Stage):
         return made
 
     def _found(self, weight: Weight, value: Tensor, alive: Tensor, step: int) -> _Shared:
+        import torch
+
         from wellfit.overrides.slim._clusters import clusters
 
         live = value[alive]
         if not bool(live.isfinite().all()):
             self.left_out(weight.name, f"after step {step} some of its weights were not finite")
             return _Shared(alive, live.long(), 0, step)
-        distinct, numbers = live.unique(return_inverse=True)
+        distinct, numbers = torch.unique(live, return_inverse=True)
         if len(distinct) <= 1:  # biases before the first step, say: there is nothing to find out yet
             return _Shared(alive, live.long(), 0, step)
         if len(distinct) <= self._most(weight):  # they are shared already, in a file that the run began with, say
@@ -198,7 +202,7 @@ class Share(Stage):
         stays = alive & (numbers >= 0)
         if not bool(stays.any()):
             return self._found(weight, value, alive, step)
-        there, renamed = numbers[stays].unique(return_inverse=True)
+        there, renamed = torch.unique(numbers[stays], return_inverse=True)
         centres, order = means(value[stays], renamed, len(there)).sort()
         place = order.argsort()
         numbers[stays] = place[renamed]

@@ -40,7 +40,7 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
     """
     if alphabet == 1 or symbols.size == 0:
         return bytes([CODERS.index("none")])
-    found = {"packed": _pack(symbols, alphabet), "huffman": huffman.encode(symbols, alphabet, shape)}
+    found = {"huffman": huffman.encode(symbols, alphabet, shape)}
     if not plain:
         positions = _positions(symbols, alphabet, small)
         if positions is not None:
@@ -48,15 +48,16 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
     found["rans"] = rans.encode(symbols, alphabet, shape)
     if small and not plain and alphabet <= _MIXED_SYMBOLS:
         found["mixing"] = mixing.encode(symbols, alphabet, shape)
-    name = quickest(found, small)
-    return bytes([CODERS.index(name)]) + found[name]
+    sizes = {"packed": (symbols.size * _bits(alphabet) + 7) // 8, **{name: len(data) for name, data in found.items()}}
+    name = quickest(sizes, small)
+    return bytes([CODERS.index(name)]) + (_pack(symbols, alphabet) if name == "packed" else found[name])
 
 
-def quickest(found: dict[str, bytes], small: bool) -> str:
+def quickest(sizes: dict[str, int], small: bool) -> str:
     """The name of the smallest, or with `small=False` of the first that is nearly as small."""
-    smallest = min(len(data) for data in found.values())
+    smallest = min(sizes.values())
     limit = smallest if small else smallest * NEAR
-    return next(name for name, data in found.items() if len(data) <= limit)
+    return next(name for name, size in sizes.items() if size <= limit)
 
 
 def decode(data: memoryview, alphabet: int, shape: tuple[int, ...]) -> Symbols:
@@ -108,6 +109,8 @@ def _bits(alphabet: int) -> int:
 
 def _pack(symbols: Symbols, alphabet: int) -> bytes:
     """Each symbol in as many bits as the largest needs: the lowest bit first, bytes filled from their lowest bit."""
+    if alphabet > 128 and alphabet <= 256:
+        return symbols.astype(np.uint8).tobytes()
     wide = symbols.astype("<u2").view(np.uint8).reshape(-1, 2)
     parts = []
     for start in range(0, len(wide), _SLICE):

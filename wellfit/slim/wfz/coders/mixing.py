@@ -1,14 +1,14 @@
 """Context mixing: the smallest, by what is known of weight matrices; whole numbers only, so the same on every machine.
 
-A weight is coded as one or more yes-or-no decisions: is it zero; if not, its sign, and the bits of its magnitude from the
-highest on (symbols are values by size, so the negative ones come first and the smallest magnitudes are in the middle).
+A weight is coded as one or more yes-or-no decisions: is it zero; if not, its sign, and the bits of its magnitude from
+the highest on (symbols are values by size: the negative ones come first, the smallest magnitudes are in the middle).
 For each decision some counters, each chosen by another part of what is known (its column and its row so far, its
 neighbours, its kernel), and the shares of nonzeros in the column, the row and near by give probabilities. Three mixers
 (logistic mixing as in Mahoney: Adaptive weighing of context models for lossless data compression, 2005) weigh them, and
 what they say is averaged. All learn from every symbol; nothing is known at the start but what mixing.c says.
 
-The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that occurs
-follows as a varint; or 1, plus 2 where columns come before rows, plus 4 where a lag is given; then the number of
+The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that
+occurs follows as a varint; or 1, plus 2 where columns come before rows, plus 4 where a lag is given; then the number of
 negative values and the lag as varints, then the stream.
 """
 
@@ -30,6 +30,10 @@ LIKENESS = 0.3
 """Correlation of the densities of columns from which on a lag is worth its byte and its time."""
 
 FARTHEST = 4096
+"""The greatest lag that is looked for."""
+
+MOST_PER_BYTE = 8 * 45427
+"""Symbols that a byte can hold: a decision takes at least log2(65536 / 65535) bits. Four zeros more may be left out."""
 
 
 def encode(symbols: NDArray[np.uint16], alphabet: int, shape: tuple[int, ...]) -> bytes:
@@ -85,6 +89,8 @@ def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> N
         rows, columns = columns, rows
     if negatives >= alphabet or lag >= max(columns * kernel, 1) or (kind & LAGGED and lag < 2):
         raise Damaged(f"a tensor coded by mixing has {negatives} negative values of {alphabet} and a lag of {lag}")
+    if count > MOST_PER_BYTE * (len(data) - at + 4):
+        raise Damaged(f"a tensor coded by mixing of {count} symbols has only {len(data)} bytes")
     symbols = engine().mixing_decode(data, at, Matrix((rows, columns, kernel), alphabet, negatives, lag))
     return symbols.reshape(rows, columns, kernel).swapaxes(0, 1).reshape(-1) if kind & TURNED else symbols
 

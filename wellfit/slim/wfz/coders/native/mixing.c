@@ -42,9 +42,13 @@ typedef struct {
 } position;
 
 INLINE int bit_length(uint64_t x) {
+#if defined(__GNUC__)
+    return x ? 64 - __builtin_clzll(x) : 0;
+#else
     int bits = 0;
     for (; x; x >>= 1) bits++;
     return bits;
+#endif
 }
 
 /* The symbol `back` rows up and `left` places to the left; 0 outside. */
@@ -73,7 +77,7 @@ INLINE uint32_t sign_of(const model *m, uint32_t symbol) {
 }
 
 /* Codes whether a weight is not zero; gives the level of its column's density. */
-INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, int decoding) {
+INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, int kernels, int decoding) {
     const line *line = &m->lines[at->place];
     uint32_t overall = probability(m->order0, 32768), near = 0, sides = 0;
     int64_t reach[4] = {1, -1, m->lag, -m->lag}, rows = 0;
@@ -102,7 +106,7 @@ INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, i
     counters[n++] = &m->flags[2][of_column << 4 | of_row];
     uint32_t many = (uint32_t)bit_length(line->nonzeros), along = (uint32_t)bit_length(at->line.nonzeros);
     counters[n++] = &m->flags[3][((many < 15 ? many : 15) << 4 | (along < 15 ? along : 15)) << 2 | left | up << 1];
-    if (m->kernel > 1) {
+    if (kernels) {
         uint64_t passed = (uint64_t)(at->place - at->kernel_start), found = (uint64_t)at->in_kernel;
         inputs[given++] =
             density(&m->t, m->kernels[at->column], (uint64_t)(at->row * m->kernel) + passed, overall);
@@ -114,7 +118,7 @@ INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, i
     mixer *mixers[3] = {&m->flag_mixers[of_column], &m->flag_mixers[16 + of_row],
                         &m->flag_mixers[32 + (age < 15 ? age : 15)]};
     *column_level = of_column;
-    bit = decide(&m->t, counters, n, inputs, given, overall, mixers, (pace){255, 32, 4}, bit, decoding);
+    bit = decide(&m->t, counters, n, inputs, given, overall, mixers, FLAG, bit, decoding);
     update(&m->t, &m->order0, bit, 1023, 32768);
     return bit;
 }
@@ -132,7 +136,7 @@ INLINE int value_bit(model *m, const uint32_t *contexts, uint32_t column_level, 
     mixer *mixers[3] = {&m->value_mixers[level], &m->value_mixers[32 + column_level + 16 * (level == 0)],
                         &m->value_mixers[64 + (plain < 255 ? plain : 255)]};
     uint32_t parent = probability(*counters[0], 32768);
-    return decide(&m->t, counters, VALUES, inputs, 0, parent, mixers, (pace){127, 32, 8}, bit, decoding);
+    return decide(&m->t, counters, VALUES, inputs, 0, parent, mixers, VALUE, bit, decoding);
 }
 
 /* What a value may depend on; see mixing.py. */
@@ -189,7 +193,7 @@ INLINE uint32_t value(model *m, position *at, uint32_t symbol, uint32_t column_l
     return symbol;
 }
 
-INLINE void matrix(model *m, int decoding) {
+INLINE void matrix(model *m, int kernels, int decoding) {
     position at = {0};
     for (; at.row < m->rows; at.row++) {
         at.line = (line){0};
@@ -201,7 +205,7 @@ INLINE void matrix(model *m, int decoding) {
             at.in_kernel = 0;
             for (int64_t k = 0; k < m->kernel; k++, at.place++, at.at++) {
                 uint32_t symbol = decoding ? 0 : m->symbols[at.at], column_level;
-                int bit = flag(m, &at, symbol != 0, &column_level, decoding);
+                int bit = flag(m, &at, symbol != 0, &column_level, kernels, decoding);
                 if (bit) symbol = value(m, &at, symbol, column_level, decoding);
                 if (decoding) m->symbols[at.at] = (uint16_t)symbol;
                 at.recent = at.recent << 1 | (uint32_t)bit;
@@ -211,6 +215,12 @@ INLINE void matrix(model *m, int decoding) {
         if (m->t.coder.failed) return;
     }
 }
+
+/* One copy of the loop for each: what is constant in it makes it faster. */
+static void encode_flat(model *m) { matrix(m, 0, 0); }
+static void encode_kernels(model *m) { matrix(m, 1, 0); }
+static void decode_flat(model *m) { matrix(m, 0, 1); }
+static void decode_kernels(model *m) { matrix(m, 1, 1); }
 
 /* Bytes of zeroed memory, aligned to 8, that the functions below need. */
 EXPORT int64_t wfz_mixing_room(int64_t columns, int64_t kernel) {
@@ -228,7 +238,7 @@ static model *prepared(void *room, const int64_t *shape, int64_t alphabet, int64
     m->lines = (line *)(m + 1);
     m->kernels = (uint32_t *)(m->lines + m->width);
     m->t.squash = squash, m->t.stretch = stretch;
-    for (uint32_t i = 0; i < 1024; i++) m->t.steps[i] = 65536 * 16 / (16 * i + FIRST);
+    prepare(&m->t);
     for (int i = 0; i < SETS; i++)
         for (int k = 0; k < INPUTS; k++) {
             m->flag_mixers[i].weights[k] = FLAG_WEIGHT;
@@ -248,7 +258,7 @@ EXPORT int64_t wfz_mixing_encode(const uint16_t *symbols, const int64_t *shape, 
     m->symbols = (uint16_t *)symbols; /* not written to while encoding */
     m->t.coder.out = out;
     m->t.coder.size = size;
-    matrix(m, 0);
+    (m->kernel > 1 ? encode_kernels : encode_flat)(m);
     return end_encoding(&m->t.coder);
 }
 
@@ -261,6 +271,6 @@ EXPORT int64_t wfz_mixing_decode(const uint8_t *data, int64_t size, uint16_t *sy
     m->t.coder.data = data;
     m->t.coder.size = size;
     start_decoding(&m->t.coder);
-    matrix(m, 1);
+    (m->kernel > 1 ? decode_kernels : decode_flat)(m);
     return m->t.coder.failed ? TOO_SHORT : end_decoding(&m->t.coder);
 }
