@@ -1,0 +1,1 @@
+"""`wellfit slim`: make a trained model small and fast, and prove it."""
