@@ -25,9 +25,19 @@ def copied(model: nn.Module) -> nn.Module:
         Unfit: the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model).cpu().eval()
+        return copy_of(model).cpu().eval()
     except Exception as error:
         raise Unfit(f"the model cannot be copied: {said(error)}") from error
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of its own; sparse parameters, which torch does not copy, are copied too."""
+    memo: dict[int, object] = {
+        id(tensor): nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad)
+        for tensor in model.parameters()
+        if tensor.layout != torch.strided
+    }
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import nn
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.fold import Fold
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, difference, outputs, said, tolerance
+from wellfit.slim.methods.checked import copied, copy_of, difference, outputs, said, tolerance
 from wellfit.slim.methods.passes import passes
 
 _NORM = nn.modules.batchnorm._BatchNorm
@@ -48,7 +47,7 @@ def folds(model: nn.Module, inputs: Inputs) -> Folds:
     changes = []
     for norm, layer in pairs.items():
         fold = Fold(layer, norm)
-        tried = copy.deepcopy(base)
+        tried = copy_of(base)
         try:
             fold.apply(tried)
             found = outputs(tried, inputs.to("cpu"), "the folded model")
@@ -77,12 +76,12 @@ def _pairs(model: nn.Module, inputs: Inputs) -> tuple[dict[str, str], dict[str, 
     pairs: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for name in norms:
-        call = next((call for call in calls if call.name == name), None)
-        if call is None:
+        used = next((call for call in calls if call.name == name), None)
+        if used is None:
             skipped[name] = "it is not used in this forward pass"
         elif counted[name] > 1:
             skipped[name] = f"it is called {counted[name]} times"
-        elif (maker := makers.get(id(call.given))) is None:
+        elif (maker := makers.get(id(used.given))) is None:
             skipped[name] = "what it gets does not come straight from a linear layer or convolution"
         elif counted[maker.name] > 1:
             skipped[name] = f"{maker.name}, before it, is called {counted[maker.name]} times"

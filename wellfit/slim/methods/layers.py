@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import nn
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.drop import Drop
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, outputs, said
+from wellfit.slim.methods.checked import copied, copy_of, outputs, said
 from wellfit.slim.methods.passes import once, passes
 
 
@@ -98,7 +97,7 @@ def _left_out(base: nn.Module, inputs: Inputs, name: str, expected: list[torch.T
     tried: list[Dropped] = []
     problem = Unfit("")
     for change in (Drop(name), Drop(name, branch=True)):
-        without = copy.deepcopy(base)
+        without = copy_of(base)
         try:
             change.apply(without)
             found = outputs(without, inputs, "the model without it")
