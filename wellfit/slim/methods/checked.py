@@ -40,6 +40,25 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def scrambled(model: nn.Module) -> nn.Module:
+    """A copy with random numbers of about the same size in all parameters, and in the statistics of norms: weights near
+    zero, or a norm that changes nothing yet, would hide a mistake."""
+    made = copy_of(model)
+    random = torch.Generator().manual_seed(0)
+    statistics = [
+        (name, buffer) for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))
+    ]
+    with torch.no_grad():
+        for name, tensor in [*made.named_parameters(), *statistics]:
+            if not tensor.is_floating_point() or tensor.layout != torch.strided:
+                continue
+            spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+            spread = spread if 1e-3 < spread < 1e3 else 0.1
+            noise = torch.randn(tensor.shape, generator=random) * spread
+            tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise)
+    return made
+
+
 @contextmanager
 def same_chances() -> Iterator[None]:
     """The same random numbers each time, and the program's own ones as they were; no gradients."""

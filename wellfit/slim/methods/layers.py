@@ -37,7 +37,7 @@ class Droppable:
 
     Args:
         layers: the one whose absence moves the outputs least comes first.
-        skipped: by name, why a layer with parameters may not, of those that lie in no layer which may.
+        skipped: by name, why a layer with parameters may not.
     """
 
     layers: tuple[Dropped, ...]
@@ -84,8 +84,7 @@ def droppable(model: nn.Module, inputs: Inputs) -> Droppable:
             except Unfit as error:
                 skipped[name] = str(error)
     found.sort(key=lambda dropped: dropped.moved)
-    inside = tuple(f"{dropped.change.layer}." for dropped in found)
-    return Droppable(tuple(found), {name: why for name, why in skipped.items() if not name.startswith(inside)})
+    return Droppable(tuple(found), skipped)
 
 
 def _left_out(base: nn.Module, inputs: Inputs, name: str, expected: list[torch.Tensor], parameters: int) -> Dropped:

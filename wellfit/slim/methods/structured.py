@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.cut import Cut
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, copy_of, difference, outputs, result_of, tolerance
+from wellfit.slim.methods.checked import copied, copy_of, difference, outputs, result_of, scrambled, tolerance
 from wellfit.slim.methods.choice import choose
 from wellfit.slim.methods.coupled.groups import Coupling, Group, Indices, Place, coupling
 from wellfit.slim.methods.importance import Scores, importance
@@ -107,7 +106,7 @@ def checked_cut(model: nn.Module, inputs: Inputs, found: Coupling, kept: Kept) -
     base = copied(model)
     cut = Cut(slices, head_settings(base, gone))
     given = inputs.to("cpu")
-    random = _scrambled(base)
+    random = scrambled(base)
     check = _Check(random, given, chosen, gone)
     problem = check(cut)
     if problem:
@@ -179,24 +178,6 @@ class _Check:
 
 def _left(place: Place, gone: Indices) -> tuple[int, ...]:
     return tuple(int(index) for index in np.setdiff1d(np.arange(place.size), gone))
-
-
-def _scrambled(model: nn.Module) -> nn.Module:
-    """A copy with random numbers of about the same size in all parameters, and in the statistics of norms."""
-    made = copy_of(model)
-    random = torch.Generator().manual_seed(0)
-    statistics = [
-        (name, buffer) for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))
-    ]
-    with torch.no_grad():
-        for name, tensor in [*made.named_parameters(), *statistics]:
-            if not tensor.is_floating_point() or tensor.layout != torch.strided:
-                continue
-            spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
-            spread = spread if 1e-3 < spread < 1e3 else 0.1
-            noise = torch.randn(tensor.shape, generator=random) * spread
-            tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise)
-    return made
 
 
 def _try_training(model: nn.Module, cut: Cut, inputs: Inputs) -> None:
