@@ -82,7 +82,9 @@ def test_values_of_a_file_stay_shared_as_they_are(run: Run) -> None:
     keep = changed(SCRIPT, ("# after", "torch.save(model.state_dict(), '../weights.pt')"))
     assert run(keep, "prune=0.5,steps:40", "share=8,start:0.6,steps:40").code == 0
     same = "    if not step: print(all(torch.equal(w, torch.load('../weights.pt')[n]) for n, w in model.named_parameters()))\n"
-    ran = run(changed(SCRIPT, ("    loss.backward()\n", same + "    loss.backward()\n")), "start=../weights.pt", "share=8")
+    ran = run(
+        changed(SCRIPT, ("    loss.backward()\n", same + "    loss.backward()\n")), "start=../weights.pt", "share=8"
+    )
     assert ran.lines[0] == "True", ran.err
     assert all(max(values) <= 8 for _, values in looks(ran))
 
@@ -121,7 +123,9 @@ def test_scales_are_the_mean_size_of_what_lies_behind(run: Run) -> None:
 
 
 def test_pruned_shared_and_binary_together(run: Run) -> None:
-    script = changed(SCRIPT, ("    look()\n", ""), ("# after", "look(); print(max(len(r.unique()) for r in weights[1]))"))
+    script = changed(
+        SCRIPT, ("    look()\n", ""), ("# after", "look(); print(max(len(r.unique()) for r in weights[1]))")
+    )
     ran = run(script, "prune=0.5,steps:40", "share=16,start:0.6,steps:40", "binarise=start:0.7,steps:40")
     ((zeros, values),) = looks(ran)
     assert sum(zeros) == TOTAL // 2 and values[0] <= 16 and values[2] <= 16
@@ -129,7 +133,9 @@ def test_pruned_shared_and_binary_together(run: Run) -> None:
 
 
 def test_layers_see_the_signs_of_their_inputs(run: Run) -> None:
-    model = "nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.Linear(32, 16), nn.BatchNorm1d(16), nn.Linear(16, 4))"
+    model = (
+        "nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.Linear(32, 16), nn.BatchNorm1d(16), nn.Linear(16, 4))"
+    )
     script = changed(
         SCRIPT, ("nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))", model),
         ("    look()\n", "    if step in (0, 39): print(loss.item())\n"),

@@ -13,7 +13,7 @@ from wellfit.record.writing import write_text
 
 if TYPE_CHECKING:
     from wellfit.launch.watched import Options
-    from wellfit.record import Run
+    from wellfit.record import Record, Run
     from wellfit.rule import Rule
 
 SHARE = 0.03
@@ -197,7 +197,7 @@ class Live:
             return STOPPED
         if run is not None and _trained(run):
             return ""
-        if run is not None and any(record.events("evaluated") for record in run.records):
+        if run is not None and any(_evaluates(record) for record in run.records):
             return EVALUATED
         failed = next((line for line in lines if line.startswith("failed ")), None)
         if failed is not None:
@@ -242,6 +242,10 @@ class Live:
         if sentence not in self._complained and not self._options.quiet:
             self._voice.say(sentence)
         self._complained.add(sentence)
+
+
+def _evaluates(record: Record) -> bool:
+    return any(override.name == "evaluate" for override in record.overrides.values())
 
 
 def _trained(run: Run) -> bool:

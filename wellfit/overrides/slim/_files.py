@@ -159,4 +159,5 @@ def _named_alike(given: dict[str, torch.Tensor], own: Mapping[str, Any]) -> dict
     if set(given) & set(own) or len(words) != 1:
         return given
     shorter = {name.partition(".")[2]: tensor for name, tensor in given.items()}
-    return shorter if set(shorter) & set(own) else given
+    same = len(set(shorter) & set(own))  # one word alone ("weight") may be that of any model
+    return shorter if 2 * same > max(len(own), len(shorter)) else given

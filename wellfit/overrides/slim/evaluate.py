@@ -87,10 +87,10 @@ class Evaluate(Watching):
 
     def evaluated(self, program: Program, found: dict[str, Any]) -> None:
         """See `Watching`."""
-        from wellfit.probe.fence import say
-
         if self._ended:
             return
+        from wellfit.probe.fence import say
+
         self._ended = True
         program.keep_record()
         said = ", ".join(f"{key} {found[key]:.5g}" for key in ("loss", "accuracy") if found[key] is not None)
@@ -105,7 +105,11 @@ class Evaluate(Watching):
         self._running = False
         super().end(program)
         if not self._ended:
+            from wellfit.probe.fence import say
+
+            program.keep_record()
             self.left_out("the evaluation", "the script evaluated no model")
+            say("the script evaluated no model, and --override evaluate leaves training out")
 
     def _say(self) -> None:
         self.changed("no step is made and no gradient is taken")
