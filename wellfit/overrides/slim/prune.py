@@ -78,7 +78,7 @@ class Prune(Stage):
     def check(self) -> None:
         """See `Override`."""
         if self.amount is None and self.group is None:
-            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000 or prune=group:2:4,steps:1000")
+            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000")
         once = self.schedule == "once"
         self._span = Span("prune", self.start, self.start if once else self.until, self.steps)
         self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")
