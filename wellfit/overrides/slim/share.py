@@ -58,8 +58,8 @@ class Share(Stage):
 
     Safety: unsafe; the weights are rounded. It takes memory for two more copies of the weights.
 
-    Where it does not apply: to norms; to weights that are computed from others (weight normalisation); to averages
-    (EMA) that the script keeps of the weights.
+    Where it does not apply: to norms; to weights that are changed without an optimizer, or computed from others (weight
+    normalisation); to averages (EMA) that the script keeps of the weights.
 
     References: Han, Mao, Dally, Deep Compression (2016), section 3; Choi, El-Khamy, Lee, Towards the Limit of Network
     Quantization (2017).
