@@ -4,8 +4,8 @@
 
 #define TABLE_BITS 14 /* of the hashed tables of values */
 #define FLAG_TABLE 1024
-#define FLAGS 6
-#define VALUES 11
+#define FLAGS 8
+#define VALUES 12
 #define SETS 320
 #define FLAG_WEIGHT 5120
 #define VALUE_WEIGHT 2560
@@ -72,8 +72,25 @@ INLINE uint32_t level(int32_t density, int32_t overall) {
     return (uint32_t)(difference + 832) >> 7;
 }
 
-INLINE uint32_t sign_of(const model *m, uint32_t symbol) {
-    return symbol ? (int64_t)symbol - 1 < m->negatives ? 1 : 2 : 0;
+/* -1, 0 or 1. */
+INLINE int32_t sign_of(const model *m, uint32_t symbol) {
+    return symbol ? (int64_t)symbol - 1 < m->negatives ? -1 : 1 : 0;
+}
+
+/* 0 for zero, then the bits of the magnitude and one more: 1 to 7. */
+INLINE uint32_t size_of(const model *m, uint32_t symbol) {
+    if (!symbol) return 0;
+    int64_t value = (int64_t)symbol - 1 - m->negatives;
+    int bits = bit_length((uint64_t)(value < 0 ? -1 - value : value));
+    return 1 + (uint32_t)(bits < 6 ? bits : 6);
+}
+
+/* Which weights before this one in the row, beside it and a lag away, are not zero. */
+INLINE uint32_t in_row(const model *m, const position *at) {
+    if (!m->lag) return at->recent & 63;
+    return (at->recent & 3) | (uint32_t)(symbol_at(m, at, 0, m->lag - 1) != 0) << 2 |
+           (uint32_t)(symbol_at(m, at, 0, m->lag) != 0) << 3 | (uint32_t)(symbol_at(m, at, 0, m->lag + 1) != 0) << 4 |
+           (uint32_t)(symbol_at(m, at, 0, 2 * m->lag) != 0) << 5 | 64;
 }
 
 /* Codes whether a weight is not zero; gives the level of its column's density. */
@@ -106,13 +123,16 @@ INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, i
     counters[n++] = &m->flags[2][of_column << 4 | of_row];
     uint32_t many = (uint32_t)bit_length(line->nonzeros), along = (uint32_t)bit_length(at->line.nonzeros);
     counters[n++] = &m->flags[3][((many < 15 ? many : 15) << 4 | (along < 15 ? along : 15)) << 2 | left | up << 1];
+    counters[n++] = &m->flags[4][in_row(m, at)];
+    counters[n++] = &m->flags[5][size_of(m, symbol_at(m, at, 0, 1)) << 6 | size_of(m, symbol_at(m, at, 1, 0)) << 3 |
+                                 size_of(m, symbol_at(m, at, 0, m->lag ? m->lag : 2))];
     if (kernels) {
         uint64_t passed = (uint64_t)(at->place - at->kernel_start), found = (uint64_t)at->in_kernel;
         inputs[given++] =
             density(&m->t, m->kernels[at->column], (uint64_t)(at->row * m->kernel) + passed, overall);
         inputs[given++] = density(&m->t, found, passed, overall);
-        counters[n++] = &m->flags[4][level(inputs[4], inputs[0]) << 4 | of_row];
-        counters[n++] = &m->flags[5][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
+        counters[n++] = &m->flags[6][level(inputs[4], inputs[0]) << 4 | of_row];
+        counters[n++] = &m->flags[7][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
     }
     int age = bit_length((uint64_t)at->row);
     mixer *mixers[3] = {&m->flag_mixers[of_column], &m->flag_mixers[16 + of_row],
@@ -154,11 +174,17 @@ INLINE void value_contexts(const model *m, const position *at, uint32_t *context
                                   (uint32_t)bit_length((uint64_t)both[i]->magnitudes * 4 / n)
                             : 1023;
     }
-    contexts[6] = sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) + 27 * sign_of(m, symbol_at(m, at, 2, 0));
+    contexts[6] = (uint32_t)(40 + sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) +
+                             27 * sign_of(m, symbol_at(m, at, 2, 0)));
     contexts[7] = (uint32_t)at->place;
     contexts[8] = (uint32_t)at->row;
     contexts[9] = left << 16 | up;
     contexts[10] = lagged << 16 | at->before_last;
+    int32_t row_signs = 8, above_signs = 8;
+    for (int64_t i = 1; i <= 3; i++) row_signs += sign_of(m, symbol_at(m, at, 0, i));
+    for (int64_t i = -1; m->lag && i <= 1; i++) row_signs += sign_of(m, symbol_at(m, at, 0, m->lag + i));
+    for (int64_t i = -2; i <= 2; i++) above_signs += sign_of(m, symbol_at(m, at, 1, i));
+    contexts[11] = (uint32_t)(row_signs << 5 | above_signs);
 }
 
 /* Codes a symbol that is not 0: its sign, then its magnitude from the highest bit on. */
