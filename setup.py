@@ -46,8 +46,8 @@ setup(
         ),
         Extension(
             "wellfit.slim.wfz.coders.native._coders",
-            sources=[CODERS + "huffman.c", CODERS + "rans.c"],
-            depends=[CODERS + "coders.h"],
+            sources=[CODERS + "huffman.c", CODERS + "mixing.c", CODERS + "rans.c"],
+            depends=[CODERS + "coders.h", CODERS + "mixer.h", CODERS + "range_coder.h"],
             extra_compile_args=OPTIONS,
             optional=True,
         ),

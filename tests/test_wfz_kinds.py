@@ -75,7 +75,8 @@ def test_the_smallest_kind_is_taken(made: tuple[NDArray[Any], Dtype]) -> None:
     patterns, dtype = made
     sizes = [len(payload) for kind in KINDS if (payload := kind.pack(patterns, dtype, True)) is not None]
     assert len(pack(patterns, dtype, small=True)[1]) == min(sizes)
-    assert len(pack(patterns, dtype, small=False)[1]) <= min(sizes) * streams.NEAR**2  # streams and kinds have a tenth
+    quick = len(pack(patterns, dtype, small=False)[1])
+    assert quick <= min(sizes) * streams.NEAR**2 + 8  # a tenth for streams and for kinds, and mixing is not tried
 
 
 def kind_name(values: Any, dtype_name: str = "float32") -> str:

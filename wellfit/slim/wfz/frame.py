@@ -37,7 +37,8 @@ def _too_new(version: int, rest: bytes) -> str:
     if version < VERSION:
         return f"its version is {version}, which there has never been"
     told = rest[1 : 1 + rest[0]] if rest else b""
-    needed = told.decode() if re.fullmatch(rb"[0-9]{1,5}(\.[0-9]{1,5}){1,3}", told) else ""
+    is_whole = len(rest) > rest[0] if rest else False
+    needed = told.decode() if is_whole and re.fullmatch(rb"[0-9]{1,5}(\.[0-9]{1,5}){1,3}", told) else ""
     return (
         f"it has version {version} of the format, and wellfit {__version__} reads version {VERSION}: "
         f"install wellfit {needed + ' or newer' if needed else 'in a newer version'}"

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wellfit.slim.wfz.coders import huffman, rans
+from wellfit.slim.wfz.coders import huffman, mixing, rans
 from wellfit.slim.wfz.damage import Damaged
 from wellfit.slim.wfz.varint import Cursor, varint
 
 MOST_SYMBOLS = 1 << 16
 CODERS = ("none", "packed", "huffman", "positions", "rans", "mixing")
 NEAR = 1.1  # where speed is asked for, the fastest way that is at most this much larger than the smallest is taken
-_CODERS = {"huffman": huffman, "rans": rans}
+_CODERS = {"huffman": huffman, "rans": rans, "mixing": mixing}
 _MIXED_SYMBOLS = 1024  # beyond, mixing has too few numbers to learn each symbol from, and is slow
+_MIXED_WIDTH = 1 << 20  # places of a row that mixing may have to remember something of, some 32 bytes for each
 _POSITIONS_FROM = 32  # zeros for each other symbol, from which positions may be smaller
 _SLICE = 1 << 16  # symbols packed at a time, for bits as bytes are 8 times as large; a multiple of 8: whole bytes
 
@@ -30,6 +31,8 @@ Symbols = NDArray[np.uint16]
 def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bool, plain: bool = False) -> bytes:
     """Symbols as bytes: the smallest way, or with `small=False` the fastest of those that are nearly as small.
 
+    Mixing is so slow to read that it is only tried where small is what counts.
+
     Args:
         symbols: flat, prod(shape) numbers below `alphabet`.
         alphabet: number of symbols, 1 to 65,536.
@@ -38,23 +41,24 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
     """
     if alphabet == 1 or symbols.size == 0:
         return bytes([CODERS.index("none")])
-    found = {"packed": _pack(symbols, alphabet), "huffman": huffman.encode(symbols, alphabet, shape)}
+    found = {"huffman": huffman.encode(symbols, alphabet, shape)}
     if not plain:
         positions = _positions(symbols, alphabet, small)
         if positions is not None:
             found["positions"] = positions
     found["rans"] = rans.encode(symbols, alphabet, shape)
-    if not plain and alphabet <= _MIXED_SYMBOLS and "mixing" in _CODERS:
-        found["mixing"] = _CODERS["mixing"].encode(symbols, alphabet, shape)
-    name = quickest(found, small)
-    return bytes([CODERS.index(name)]) + found[name]
+    if small and not plain and alphabet <= _MIXED_SYMBOLS and _mixed_width(shape) <= _MIXED_WIDTH:
+        found["mixing"] = mixing.encode(symbols, alphabet, shape)
+    sizes = {"packed": (symbols.size * _bits(alphabet) + 7) // 8, **{name: len(data) for name, data in found.items()}}
+    name = quickest(sizes, small)
+    return bytes([CODERS.index(name)]) + (_pack(symbols, alphabet) if name == "packed" else found[name])
 
 
-def quickest(found: dict[str, bytes], small: bool) -> str:
+def quickest(sizes: dict[str, int], small: bool) -> str:
     """The name of the smallest, or with `small=False` of the first that is nearly as small."""
-    smallest = min(len(data) for data in found.values())
+    smallest = min(sizes.values())
     limit = smallest if small else smallest * NEAR
-    return next(name for name, data in found.items() if len(data) <= limit)
+    return next(name for name, size in sizes.items() if size <= limit)
 
 
 def decode(data: memoryview, alphabet: int, shape: tuple[int, ...]) -> Symbols:
@@ -75,6 +79,8 @@ def decode(data: memoryview, alphabet: int, shape: tuple[int, ...]) -> Symbols:
         return _unpack(rest, alphabet, count)
     if name == "positions":
         return _placed(rest, alphabet, count)
+    if name == "mixing" and _mixed_width(shape) > _MIXED_WIDTH:
+        raise Damaged(f"a tensor of shape {shape} is coded by mixing, for which its rows are too long")
     symbols: Symbols = _CODERS[name].decode(rest, alphabet, shape)
     return symbols
 
@@ -100,12 +106,19 @@ def coder_of(data: memoryview) -> str:
     return CODERS[data[0]]
 
 
+def _mixed_width(shape: tuple[int, ...]) -> int:
+    """Places of a row, or of a column with its kernels: mixing goes along either."""
+    return prod(shape[2:]) * max(shape[:2]) if len(shape) > 1 else prod(shape)
+
+
 def _bits(alphabet: int) -> int:
     return (alphabet - 1).bit_length()
 
 
 def _pack(symbols: Symbols, alphabet: int) -> bytes:
     """Each symbol in as many bits as the largest needs: the lowest bit first, bytes filled from their lowest bit."""
+    if alphabet > 128 and alphabet <= 256:
+        return symbols.astype(np.uint8).tobytes()
     wide = symbols.astype("<u2").view(np.uint8).reshape(-1, 2)
     parts = []
     for start in range(0, len(wide), _SLICE):

@@ -1,10 +1,11 @@
 """Canonical Huffman codes of at most 15 bits (16 for more than 32,768 symbols): the fastest to decode.
 
 The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that
-occurs follows as a varint; or the number of streams, 1 or 4, and the table of code lengths follows (`lengths.pack`), then for
-four streams the sizes of the first three as varints, then the streams. Each stream codes an equal part of the symbols,
-one after the other (the last part may be shorter); a code's first bit is the lowest free one of a byte; the last byte
-of a stream is filled up with zeros. Codes are canonical: shorter ones first, among equals the smaller symbol first.
+occurs follows as a varint; or the number of streams, 1 or 4, and the table of code lengths follows (`lengths.pack`),
+then for four streams the sizes of the first three as varints, then the streams. Each stream codes an equal part of the
+symbols, one after the other (the last part may be shorter); a code's first bit is the lowest free one of a byte; the
+last byte of a stream is filled up with zeros. Codes are canonical: shorter ones first, among equals the smaller symbol
+first.
 """
 
 from __future__ import annotations

@@ -42,4 +42,4 @@ def stretch() -> NDArray[np.int16]:
     above = np.searchsorted(squash(), np.minimum(p, 32768)).clip(1, RANGE)
     table = squash().astype(np.int64)
     nearer = above - (2 * np.minimum(p, 32768) < table[above - 1] + table[above])
-    return (nearer - RANGE).astype(np.int16)
+    return np.asarray(nearer - RANGE, np.int16)

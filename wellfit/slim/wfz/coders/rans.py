@@ -5,8 +5,8 @@ Duda: Asymmetric numeral systems (2013), in the form of Giesen: Interleaved entr
 The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: its lowest two bits 0, and the
 only symbol that occurs follows as a varint; or 1 or 2 for one or four states, the next three bits the bits of the
 frequencies' sum less 9, the highest three the digits of the frequencies; their table follows (`frequencies.write`),
-then the states' first values (32 bits each) and the words of 16 bits, all lowest byte first. Symbol i is decoded by state i
-modulo their number; a state below 2 ** 16 takes the next word. At the end all states are 2 ** 16.
+then the states' first values (32 bits each) and the words of 16 bits, all lowest byte first. Symbol i is decoded by
+state i modulo their number; a state below 2 ** 16 takes the next word. At the end all states are 2 ** 16.
 """
 
 from __future__ import annotations
@@ -87,4 +87,4 @@ def _slots(table: NDArray[np.int64]) -> NDArray[np.uint64]:
     first = np.cumsum(table) - table
     entries = np.arange(len(table)) | table << 16
     slots = np.repeat(entries, table) + (np.arange(table.sum()) - np.repeat(first, table) << 32)
-    return slots.astype(np.uint64)
+    return np.asarray(slots, np.uint64)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wellfit.slim.wfz.coders.engine import Matrix
+from wellfit.slim.wfz.coders.twin_mixing import coded
+from wellfit.slim.wfz.coders.twin_range_coder import RangeDecoder, RangeEncoder
 from wellfit.slim.wfz.damage import Damaged
 
 PART = 1 << 16
@@ -91,6 +94,19 @@ class Twin:
         if now != [LOW] * states or next(words, None) is not None:
             raise Damaged("an rANS-coded tensor does not end where its symbols do")
         return out
+
+    def mixing_encode(self, symbols: NDArray[np.uint16], matrix: Matrix) -> bytes:
+        """See `Engine.mixing_encode`."""
+        coder = RangeEncoder()
+        coded(symbols, matrix, coder)
+        return coder.done()
+
+    def mixing_decode(self, data: bytes | memoryview, at: int, matrix: Matrix) -> NDArray[np.uint16]:
+        """See `Engine.mixing_decode`."""
+        coder = RangeDecoder(bytes(data[at:]))
+        symbols = coded(None, matrix, coder)
+        coder.done()
+        return symbols
 
 
 def _huffman_stream(data: NDArray[np.uint8], table: NDArray[np.uint32], bits: int, out: NDArray[np.uint16]) -> None:

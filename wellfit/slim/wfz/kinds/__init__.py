@@ -42,9 +42,10 @@ class Kind(Protocol):
         """The name of the coder that made the largest part of the bytes."""
 
 
-KINDS: tuple[Kind, ...] = (raw, bits, codebook, grid, planes, sparse)
-"""All of them, from the fastest to read to the slowest. Aliases have no bytes, and are handled by the header."""
+KINDS: tuple[Kind, ...] = (raw, bits, grid, codebook, planes, sparse)
+"""All of them, about from the fastest to read to the slowest. Aliases have no bytes, and are handled by the header."""
 
+_LARGE = 4096  # numbers, from which a byte more or less for all of them does not matter
 _BY_NAME = {kind.NAME: kind for kind in KINDS}
 _BY_CODE = {kind.CODE: kind for kind in KINDS}
 
@@ -53,10 +54,21 @@ def pack(patterns: Patterns, dtype: Dtype, *, small: bool) -> tuple[Kind, bytes]
     """The smallest way that fits, and its bytes; with `small=False` the fastest of those that are nearly as small."""
     if patterns.size == 0:
         return raw, b""
-    packed = {kind.NAME: kind.pack(patterns, dtype, small) for kind in KINDS}
-    found = {name: data for name, data in packed.items() if data is not None}
-    name = streams.quickest(found, small)
+    found = {}
+    for kind in _worth_trying(patterns):
+        payload = kind.pack(patterns, dtype, small)
+        if payload is not None:
+            found[kind.NAME] = payload
+        if kind is codebook and payload is not None and codebook.has_few_values(payload, patterns.size):
+            break
+    name = streams.quickest({name: len(payload) for name, payload in found.items()}, small)
     return _BY_NAME[name], found[name]
+
+
+def _worth_trying(patterns: Patterns) -> tuple[Kind, ...]:
+    """All kinds, or for a large tensor of one value the one that needs next to nothing for it."""
+    is_one_value = patterns.size >= _LARGE and bool((patterns == patterns.reshape(-1)[0]).all())
+    return (codebook,) if is_one_value else KINDS
 
 
 def kind_of(code: int) -> Kind:

@@ -23,6 +23,7 @@ NAME = "codebook"
 
 _ZERO_FIRST = 1
 _FEW = 256  # distinct values that are always worth a try; more of them only if there are twice as many numbers
+_MANY = 1 << 14  # numbers, beside which a table of few values is small
 _SAMPLE = 1 << 16  # numbers of a large tensor that are looked at before all are
 
 
@@ -58,6 +59,11 @@ def unpack(payload: memoryview, dtype: Dtype, shape: tuple[int, ...]) -> Pattern
 def coder(payload: memoryview, dtype: Dtype, shape: tuple[int, ...]) -> str:
     """See `Kind`."""
     return streams.coder_of(_take_table(payload, dtype)[1])
+
+
+def has_few_values(payload: bytes, count: int) -> bool:
+    """Whether `count` numbers have so few values that neither planes nor positions of the others can be smaller."""
+    return count >= _MANY and Cursor(memoryview(payload)[1:], "a codebook").varint() <= _FEW
 
 
 def zero_to_front(symbols: streams.Symbols, zero: int) -> streams.Symbols:

@@ -22,7 +22,8 @@ _ZERO_FIRST, _BY_ROW = 1, 2
 _SCALES = DTYPE_NAMED["float32"]
 _LARGEST = 1 << 15  # whole numbers are smaller: quantised weights have 4 or 8 bits, seldom 16
 _SLICE = 1 << 16  # numbers made at a time, for the products take several times their memory
-_TRIED = 4  # rows that must be on a grid before all rows are looked at
+_FEW, _MANY = 256, 1 << 14  # whole numbers in use, and numbers that are made of them
+_TRIED = 1 << 12  # numbers that must be on a grid before all are looked at
 
 
 def pack(patterns: Patterns, dtype: Dtype, small: bool) -> bytes | None:
@@ -31,7 +32,7 @@ def pack(patterns: Patterns, dtype: Dtype, small: bool) -> bytes | None:
         return None
     for rows in (1, patterns.shape[0] if patterns.ndim else 1):
         by_row = patterns.reshape(rows, -1)
-        if rows > _TRIED and _on_grids(by_row[:_TRIED], dtype) is None:
+        if by_row.size > _TRIED and _on_grids(by_row[:4, : _TRIED // 4], dtype) is None:
             continue
         found = _on_grids(by_row, dtype)
         if found is not None:
@@ -42,8 +43,8 @@ def pack(patterns: Patterns, dtype: Dtype, small: bool) -> bytes | None:
 def _pack(scales: NDArray[np.float32], whole: NDArray[np.int64], shape: tuple[int, ...], small: bool) -> bytes | None:
     low, high = int(whole.min()), int(whole.max())
     alphabet = high - low + 1
-    if alphabet > streams.MOST_SYMBOLS:
-        return None
+    if len(scales) == 1 and alphabet <= _FEW and whole.size >= _MANY:
+        return None  # a codebook is as small but for its table, and need not be tried twice
     symbols = (whole - low).astype(np.uint16).reshape(-1)
     flags = _BY_ROW if len(scales) > 1 else 0
     if low < 0 <= high and int(np.bincount(symbols).argmax()) == -low:
@@ -95,7 +96,8 @@ def _take_head(
 
 def _on_grids(rows: Patterns, dtype: Dtype) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
     """The scale of each row and the whole numbers, or None where a row is on no grid."""
-    values = floats_of(rows, dtype).astype("<f8")
+    with np.errstate(all="ignore"):  # of numbers that are none, some cannot be made wider
+        values = floats_of(rows, dtype).astype("<f8")
     if not np.isfinite(values).all():
         return None
     with np.errstate(all="ignore"):

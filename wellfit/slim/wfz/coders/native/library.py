@@ -111,7 +111,14 @@ class Library:
         source = np.frombuffer(data, np.uint8)
         shape, room = self._mixing(matrix)
         status = self._library.wfz_mixing_decode(
-            _at(source) + at, len(source) - at, _at(out), _at(shape), *matrix[1:], _at(squash()), _at(stretch()), _at(room)
+            _at(source) + at,
+            len(source) - at,
+            _at(out),
+            _at(shape),
+            *matrix[1:],
+            _at(squash()),
+            _at(stretch()),
+            _at(room),
         )
         if status:
             raise Damaged(f"a tensor coded by mixing {_MEANING[status]}")

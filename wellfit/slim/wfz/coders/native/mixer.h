@@ -12,6 +12,11 @@
 #define SURE 400       /* errors up to this teach the mixers nothing: speed on sparse tensors */
 #define FIRST 28       /* a counter's first steps are 16 / 28, 16 / 44, ... of the way */
 #define HEAVIEST (1 << 19)
+#define SLOW 4096 /* mixers learn more slowly until they have seen so much */
+
+enum { FLAG = 0, VALUE = 1 };
+static const uint32_t LIMITS[2] = {255, 127}; /* counters slow down until they have seen so much */
+static const int32_t FAST[2] = {32, 32}, STEADY[2] = {4, 8}; /* mixers, at first and in the long run */
 
 /* A probability of 22 bits, and below it in 10 bits how often it was updated. */
 typedef uint32_t counter;
@@ -21,18 +26,20 @@ typedef struct {
     int32_t seen;
 } mixer;
 
-/* How a kind of decision learns: counters slow down until `limit`, mixers from `fast` to `slow`. */
-typedef struct {
-    uint32_t limit;
-    int32_t fast, slow;
-} pace;
-
 typedef struct {
     range_coder coder;
     const uint16_t *squash;
     const int16_t *stretch;
-    uint32_t steps[1024];
+    uint32_t steps[1024];    /* of counters, by how much they have seen */
+    int32_t rates[2][SLOW];  /* of mixers: flags, values */
 } tables;
+
+static void prepare(tables *t) {
+    for (int32_t i = 0; i < 1024; i++) t->steps[i] = 65536 * 16 / (16 * (uint32_t)i + FIRST);
+    for (int kind = 0; kind < 2; kind++)
+        for (int32_t i = 0; i < SLOW; i++)
+            t->rates[kind][i] = STEADY[kind] * 16 + (FAST[kind] - STEADY[kind]) * 16 * 200 / (200 + i);
+}
 
 INLINE int32_t clipped(int64_t x) { return x > REACH ? REACH : x < -REACH ? -REACH : (int32_t)x; }
 
@@ -66,10 +73,9 @@ INLINE int32_t weighed(const mixer *m, const int32_t *inputs, int n) {
     return clipped(sum >> 16);
 }
 
-INLINE void teach(mixer *m, const int32_t *inputs, int n, int32_t error, pace speed) {
-    int32_t rate = speed.slow * 16 + (speed.fast - speed.slow) * 16 * 200 / (200 + m->seen);
-    int32_t step = error * rate >> 8;
-    if (m->seen < 65535) m->seen++;
+INLINE void teach(mixer *m, const int32_t *inputs, int n, int32_t error, const int32_t *rates) {
+    int32_t step = error * rates[m->seen] >> 8;
+    m->seen += m->seen < SLOW - 1;
     for (int i = 0; i < n; i++) {
         int32_t w = m->weights[i] + ((inputs[i] * step + (1 << 15)) >> 16);
         m->weights[i] = w > HEAVIEST ? HEAVIEST : w < -HEAVIEST ? -HEAVIEST : w;
@@ -78,7 +84,7 @@ INLINE void teach(mixer *m, const int32_t *inputs, int n, int32_t error, pace sp
 
 /* Codes a bit. `inputs` has `given` stretched probabilities already; those of the counters follow, and a constant. */
 INLINE int decide(tables *t, counter *const *counters, int n, int32_t *inputs, int given, uint32_t parent,
-                  mixer *const *mixers, pace speed, int bit, int decoding) {
+                  mixer *const *mixers, int kind, int bit, int decoding) {
     int32_t x[3], mean = 0;
     for (int i = 0; i < n; i++) inputs[given++] = stretch(t, probability(*counters[i], parent));
     inputs[given++] = ONE;
@@ -89,8 +95,8 @@ INLINE int decide(tables *t, counter *const *counters, int n, int32_t *inputs, i
     int32_t error = (bit ? 65536 : 0) - p;
     if (error > SURE || error < -SURE)
         for (int i = 0; i < 3; i++)
-            teach(mixers[i], inputs, given, (bit ? 65536 : 0) - squash(t, x[i]), speed);
-    for (int i = 0; i < n; i++) update(t, counters[i], bit, speed.limit, parent);
+            teach(mixers[i], inputs, given, (bit ? 65536 : 0) - squash(t, x[i]), t->rates[kind]);
+    for (int i = 0; i < n; i++) update(t, counters[i], bit, LIMITS[kind], parent);
     return bit;
 }
 

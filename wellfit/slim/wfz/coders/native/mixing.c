@@ -4,8 +4,8 @@
 
 #define TABLE_BITS 14 /* of the hashed tables of values */
 #define FLAG_TABLE 1024
-#define FLAGS 6
-#define VALUES 11
+#define FLAGS 8
+#define VALUES 12
 #define SETS 320
 #define FLAG_WEIGHT 5120
 #define VALUE_WEIGHT 2560
@@ -42,9 +42,13 @@ typedef struct {
 } position;
 
 INLINE int bit_length(uint64_t x) {
+#if defined(__GNUC__)
+    return x ? 64 - __builtin_clzll(x) : 0;
+#else
     int bits = 0;
     for (; x; x >>= 1) bits++;
     return bits;
+#endif
 }
 
 /* The symbol `back` rows up and `left` places to the left; 0 outside. */
@@ -68,12 +72,29 @@ INLINE uint32_t level(int32_t density, int32_t overall) {
     return (uint32_t)(difference + 832) >> 7;
 }
 
-INLINE uint32_t sign_of(const model *m, uint32_t symbol) {
-    return symbol ? (int64_t)symbol - 1 < m->negatives ? 1 : 2 : 0;
+/* -1, 0 or 1. */
+INLINE int32_t sign_of(const model *m, uint32_t symbol) {
+    return symbol ? (int64_t)symbol - 1 < m->negatives ? -1 : 1 : 0;
+}
+
+/* 0 for zero, then the bits of the magnitude and one more: 1 to 7. */
+INLINE uint32_t size_of(const model *m, uint32_t symbol) {
+    if (!symbol) return 0;
+    int64_t value = (int64_t)symbol - 1 - m->negatives;
+    int bits = bit_length((uint64_t)(value < 0 ? -1 - value : value));
+    return 1 + (uint32_t)(bits < 6 ? bits : 6);
+}
+
+/* Which weights before this one in the row, beside it and a lag away, are not zero. */
+INLINE uint32_t in_row(const model *m, const position *at) {
+    if (!m->lag) return at->recent & 63;
+    return (at->recent & 3) | (uint32_t)(symbol_at(m, at, 0, m->lag - 1) != 0) << 2 |
+           (uint32_t)(symbol_at(m, at, 0, m->lag) != 0) << 3 | (uint32_t)(symbol_at(m, at, 0, m->lag + 1) != 0) << 4 |
+           (uint32_t)(symbol_at(m, at, 0, 2 * m->lag) != 0) << 5 | 64;
 }
 
 /* Codes whether a weight is not zero; gives the level of its column's density. */
-INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, int decoding) {
+INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, int kernels, int decoding) {
     const line *line = &m->lines[at->place];
     uint32_t overall = probability(m->order0, 32768), near = 0, sides = 0;
     int64_t reach[4] = {1, -1, m->lag, -m->lag}, rows = 0;
@@ -102,19 +123,22 @@ INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, i
     counters[n++] = &m->flags[2][of_column << 4 | of_row];
     uint32_t many = (uint32_t)bit_length(line->nonzeros), along = (uint32_t)bit_length(at->line.nonzeros);
     counters[n++] = &m->flags[3][((many < 15 ? many : 15) << 4 | (along < 15 ? along : 15)) << 2 | left | up << 1];
-    if (m->kernel > 1) {
+    counters[n++] = &m->flags[4][in_row(m, at)];
+    counters[n++] = &m->flags[5][size_of(m, symbol_at(m, at, 0, 1)) << 6 | size_of(m, symbol_at(m, at, 1, 0)) << 3 |
+                                 size_of(m, symbol_at(m, at, 0, m->lag ? m->lag : 2))];
+    if (kernels) {
         uint64_t passed = (uint64_t)(at->place - at->kernel_start), found = (uint64_t)at->in_kernel;
         inputs[given++] =
             density(&m->t, m->kernels[at->column], (uint64_t)(at->row * m->kernel) + passed, overall);
         inputs[given++] = density(&m->t, found, passed, overall);
-        counters[n++] = &m->flags[4][level(inputs[4], inputs[0]) << 4 | of_row];
-        counters[n++] = &m->flags[5][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
+        counters[n++] = &m->flags[6][level(inputs[4], inputs[0]) << 4 | of_row];
+        counters[n++] = &m->flags[7][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
     }
     int age = bit_length((uint64_t)at->row);
     mixer *mixers[3] = {&m->flag_mixers[of_column], &m->flag_mixers[16 + of_row],
                         &m->flag_mixers[32 + (age < 15 ? age : 15)]};
     *column_level = of_column;
-    bit = decide(&m->t, counters, n, inputs, given, overall, mixers, (pace){255, 32, 4}, bit, decoding);
+    bit = decide(&m->t, counters, n, inputs, given, overall, mixers, FLAG, bit, decoding);
     update(&m->t, &m->order0, bit, 1023, 32768);
     return bit;
 }
@@ -132,7 +156,7 @@ INLINE int value_bit(model *m, const uint32_t *contexts, uint32_t column_level, 
     mixer *mixers[3] = {&m->value_mixers[level], &m->value_mixers[32 + column_level + 16 * (level == 0)],
                         &m->value_mixers[64 + (plain < 255 ? plain : 255)]};
     uint32_t parent = probability(*counters[0], 32768);
-    return decide(&m->t, counters, VALUES, inputs, 0, parent, mixers, (pace){127, 32, 8}, bit, decoding);
+    return decide(&m->t, counters, VALUES, inputs, 0, parent, mixers, VALUE, bit, decoding);
 }
 
 /* What a value may depend on; see mixing.py. */
@@ -150,11 +174,17 @@ INLINE void value_contexts(const model *m, const position *at, uint32_t *context
                                   (uint32_t)bit_length((uint64_t)both[i]->magnitudes * 4 / n)
                             : 1023;
     }
-    contexts[6] = sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) + 27 * sign_of(m, symbol_at(m, at, 2, 0));
+    contexts[6] = (uint32_t)(40 + sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) +
+                             27 * sign_of(m, symbol_at(m, at, 2, 0)));
     contexts[7] = (uint32_t)at->place;
     contexts[8] = (uint32_t)at->row;
     contexts[9] = left << 16 | up;
     contexts[10] = lagged << 16 | at->before_last;
+    int32_t row_signs = 8, above_signs = 8;
+    for (int64_t i = 1; i <= 3; i++) row_signs += sign_of(m, symbol_at(m, at, 0, i));
+    for (int64_t i = -1; m->lag && i <= 1; i++) row_signs += sign_of(m, symbol_at(m, at, 0, m->lag + i));
+    for (int64_t i = -2; i <= 2; i++) above_signs += sign_of(m, symbol_at(m, at, 1, i));
+    contexts[11] = (uint32_t)(row_signs << 5 | above_signs);
 }
 
 /* Codes a symbol that is not 0: its sign, then its magnitude from the highest bit on. */
@@ -189,7 +219,7 @@ INLINE uint32_t value(model *m, position *at, uint32_t symbol, uint32_t column_l
     return symbol;
 }
 
-INLINE void matrix(model *m, int decoding) {
+INLINE void matrix(model *m, int kernels, int decoding) {
     position at = {0};
     for (; at.row < m->rows; at.row++) {
         at.line = (line){0};
@@ -201,7 +231,7 @@ INLINE void matrix(model *m, int decoding) {
             at.in_kernel = 0;
             for (int64_t k = 0; k < m->kernel; k++, at.place++, at.at++) {
                 uint32_t symbol = decoding ? 0 : m->symbols[at.at], column_level;
-                int bit = flag(m, &at, symbol != 0, &column_level, decoding);
+                int bit = flag(m, &at, symbol != 0, &column_level, kernels, decoding);
                 if (bit) symbol = value(m, &at, symbol, column_level, decoding);
                 if (decoding) m->symbols[at.at] = (uint16_t)symbol;
                 at.recent = at.recent << 1 | (uint32_t)bit;
@@ -211,6 +241,12 @@ INLINE void matrix(model *m, int decoding) {
         if (m->t.coder.failed) return;
     }
 }
+
+/* One copy of the loop for each: what is constant in it makes it faster. */
+static void encode_flat(model *m) { matrix(m, 0, 0); }
+static void encode_kernels(model *m) { matrix(m, 1, 0); }
+static void decode_flat(model *m) { matrix(m, 0, 1); }
+static void decode_kernels(model *m) { matrix(m, 1, 1); }
 
 /* Bytes of zeroed memory, aligned to 8, that the functions below need. */
 EXPORT int64_t wfz_mixing_room(int64_t columns, int64_t kernel) {
@@ -228,7 +264,7 @@ static model *prepared(void *room, const int64_t *shape, int64_t alphabet, int64
     m->lines = (line *)(m + 1);
     m->kernels = (uint32_t *)(m->lines + m->width);
     m->t.squash = squash, m->t.stretch = stretch;
-    for (uint32_t i = 0; i < 1024; i++) m->t.steps[i] = 65536 * 16 / (16 * i + FIRST);
+    prepare(&m->t);
     for (int i = 0; i < SETS; i++)
         for (int k = 0; k < INPUTS; k++) {
             m->flag_mixers[i].weights[k] = FLAG_WEIGHT;
@@ -248,7 +284,7 @@ EXPORT int64_t wfz_mixing_encode(const uint16_t *symbols, const int64_t *shape, 
     m->symbols = (uint16_t *)symbols; /* not written to while encoding */
     m->t.coder.out = out;
     m->t.coder.size = size;
-    matrix(m, 0);
+    (m->kernel > 1 ? encode_kernels : encode_flat)(m);
     return end_encoding(&m->t.coder);
 }
 
@@ -261,6 +297,6 @@ EXPORT int64_t wfz_mixing_decode(const uint8_t *data, int64_t size, uint16_t *sy
     m->t.coder.data = data;
     m->t.coder.size = size;
     start_decoding(&m->t.coder);
-    matrix(m, 1);
+    (m->kernel > 1 ? decode_kernels : decode_flat)(m);
     return m->t.coder.failed ? TOO_SHORT : end_decoding(&m->t.coder);
 }
