@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,11 @@ class _Shared:
     numbers: Tensor
     count: int
     made: int
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Where the values that are not 0 stand in the flat tensor."""
+        return self.alive.flatten().nonzero()[:, 0]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -167,11 +173,12 @@ class Share(Stage):
         self._shared[weight] = shared
         if not shared.count:
             return value
-        live = value[alive]
+        # What is not alive is 0: by places, as a mask of a pruned layer takes far longer to be applied.
+        live = value.flatten()[shared.places]
         centres = means(live, shared.numbers, shared.count)
-        made = value.clone()
-        made[alive] = centres.to(value.dtype)[shared.numbers]
-        return made
+        made = torch.zeros_like(value).flatten()
+        made[shared.places] = centres.to(value.dtype)[shared.numbers]
+        return made.view(value.shape)
 
     def _found(self, weight: Weight, value: Tensor, alive: Tensor, step: int) -> _Shared:
         import torch
