@@ -188,14 +188,14 @@ class Model:
         self.kernels[self.column] += 1
         return symbol
 
-    def _value_bit(self, contexts: list[int], column_level: int, node: int, plain: int, level: int, bit: int) -> int:
-        """One decision of a value: the sign (node 0, level 0) or a bit of the magnitude."""
+    def _value_bit(self, contexts: list[int], column_level: int, node: int, plain: int, depth: int, bit: int) -> int:
+        """One decision of a value: the sign (node 0, depth 0) or a bit of the magnitude."""
         keys = []
         for index, context in enumerate(contexts):
             mixed = context * 0x9E3779B1 + (plain if index == 1 else node) * 0x85EBCA6B & _WORD
             mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & _WORD
             keys.append((index, mixed >> (32 - TABLE_BITS)))
-        chosen = (level, 32 + column_level + 16 * (level == 0), 64 + min(plain, 255))
+        chosen = (depth, 32 + column_level + 16 * (depth == 0), 64 + min(plain, 255))
         mixers = [self.value_mixers[index] for index in chosen]
         parent = probability(self.values.get(keys[0], 0), 32768)
         return self.decisions.decide(self.values, keys, [], parent, mixers, VALUE, bit)
