@@ -109,13 +109,40 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
             break
         for number in further:
             passed_over[number] = passed_over.get(number, 0) + 1
-    unseen = "this forward pass does not use it"
-    for tensor in tensors.values():
-        if id(tensor) not in trace.seen:
-            for axis in trace.axes(tensor):
-                trace.labels.freeze(axis, unseen)
-    groups = tuple(_groups(trace, tensors))
-    return Coupling(groups, _refusals(tensors, trace, groups))
+    groups, refused = _without_unused(tuple(_groups(trace, tensors)), _unused(trace, tensors))
+    return Coupling(groups, {**_refusals(tensors, trace, groups), **refused})
+
+
+def _unused(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Freeze what the forward pass does not use: who knows what it belongs to.
+
+    Returns:
+        The weights among them.
+    """
+    unused = {name: tensor for name, tensor in tensors.items() if id(tensor) not in trace.seen}
+    for tensor in unused.values():
+        for axis in trace.axes(tensor):
+            trace.labels.freeze(axis, "this forward pass does not use it")
+    return {name: tensor for name, tensor in unused.items() if tensor.dim() > 1}
+
+
+def _without_unused(
+    groups: tuple[Group, ...], unused: Mapping[str, torch.Tensor]
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Leave out groups that a layer may take part in which is used with other inputs only (an expert, a head for
+    training), by its sizes."""
+    left, refused = [], {}
+    for group in groups:
+        sizes = {place.size for place in group.places}
+        other = next((name for name, tensor in unused.items() if sizes.intersection(tensor.shape[:2])), None)
+        if other is None:
+            left.append(group)
+        else:
+            refused[group.name] = (
+                f"{layer_of(other)}, which is not used with the example inputs, may belong to it; "
+                "give inputs that use all layers"
+            )
+    return tuple(left), refused
 
 
 def _run(model: nn.Module, inputs: Inputs, trace: Trace) -> None:
