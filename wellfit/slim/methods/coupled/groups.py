@@ -109,7 +109,8 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
             break
         for number in further:
             passed_over[number] = passed_over.get(number, 0) + 1
-    groups, refused = _without_unused(tuple(_groups(trace, tensors)), _unused(trace, tensors))
+    unused = _unused(trace, tensors)
+    groups, refused = _without_unused(tuple(_groups(trace, tensors)), unused)
     return Coupling(groups, {**_refusals(tensors, trace, groups), **refused})
 
 
