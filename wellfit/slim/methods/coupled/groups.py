@@ -110,8 +110,10 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
         for number in further:
             passed_over[number] = passed_over.get(number, 0) + 1
     unused = _unused(trace, tensors)
-    groups, refused = _without_unused(tuple(_groups(trace, tensors)), unused)
-    return Coupling(groups, {**_refusals(tensors, trace, groups), **refused})
+    found = tuple(_groups(trace, tensors))
+    doubtful = _doubtful(found, unused)
+    groups = tuple(group for group in found if group.name not in doubtful)
+    return Coupling(groups, {**_refusals(tensors, trace, found, doubtful), **doubtful})
 
 
 def _unused(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -127,23 +129,19 @@ def _unused(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> dict[str, torc
     return {name: tensor for name, tensor in unused.items() if tensor.dim() > 1}
 
 
-def _without_unused(
-    groups: tuple[Group, ...], unused: Mapping[str, torch.Tensor]
-) -> tuple[tuple[Group, ...], dict[str, str]]:
-    """Leave out groups that a layer may take part in which is used with other inputs only (an expert, a head for
-    training), by its sizes."""
-    left, refused = [], {}
+def _doubtful(groups: tuple[Group, ...], unused: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Groups that a layer may take part in which is used with other inputs only (an expert, a head for training), by
+    its sizes, and the reason to leave them whole."""
+    reasons = {}
     for group in groups:
         sizes = {place.size for place in group.places}
         other = next((name for name, tensor in unused.items() if sizes.intersection(tensor.shape[:2])), None)
-        if other is None:
-            left.append(group)
-        else:
-            refused[group.name] = (
+        if other is not None:
+            reasons[group.name] = (
                 f"{layer_of(other)}, which is not used with the example inputs, may belong to it; "
                 "give inputs that use all layers"
             )
-    return tuple(left), refused
+    return reasons
 
 
 def _run(model: nn.Module, inputs: Inputs, trace: Trace) -> None:
@@ -239,14 +237,17 @@ def layer_of(tensor: str) -> str:
     return tensor.rpartition(".")[0] or tensor
 
 
-def _refusals(tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...]) -> dict[str, str]:
+def _refusals(
+    tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...], doubtful: Mapping[str, str]
+) -> dict[str, str]:
     """Layers that make no group and have a weight that lies in none by its first axis, and why."""
     makers = {_maker(group.places, trace, tensors) for group in groups}
-    cut = {place.tensor for group in groups for place in group.places if place.axis == 0}
+    of = {place.tensor: group.name for group in groups for place in group.places if place.axis == 0}
     refused: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if tensor.dim() < 2 or name in cut or layer_of(name) in makers:
+        if tensor.dim() < 2 or layer_of(name) in makers or (name in of and of[name] not in doubtful):
             continue
         reasons = [trace.labels.why(int(label)) for label in trace.axes(tensor)[0][:1]]
-        refused.setdefault(layer_of(name), (reasons[0] if reasons else "") or "all its outputs hang together")
+        reason = doubtful.get(of.get(name, "")) or next(iter(reasons), "") or "all its outputs hang together"
+        refused.setdefault(layer_of(name), reason)
     return refused
