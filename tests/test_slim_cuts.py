@@ -65,9 +65,13 @@ GROUPS = {
     "gated": {"start": 8, "wide": 6},
     "hand-norm": {"start": 12},
     "conv3d": {"a": 6, "b": 4},
+    "factors": {"users": 8},
+    "vision": {"patches": 16, "qkv": 4},
+    "packed": {"rnn": 8, "rnn 2": 5},
+    "cells": {"one": 8, "two": 6},
     "crossed": {"embed": 12, "attention": 3, "attention.out_proj": 12},
 }  # fmt: skip
-NORMED = {"embed", "tokens", "start"}
+NORMED = {"embed", "tokens", "start", "patches"}
 
 
 def results(model, inputs):

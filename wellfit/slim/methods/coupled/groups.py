@@ -207,9 +207,12 @@ def _groups(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> Iterator[Group
 
 def _by_root(labels: Labels, axis: Label) -> Iterator[tuple[int, Indices]]:
     """The free roots of an axis and the indices of each."""
-    roots, free = labels.roots(axis), labels.is_free(axis)
-    for root in np.unique(roots[free]):
-        yield int(root), np.flatnonzero(roots == root)
+    places = np.flatnonzero(labels.is_free(axis))
+    roots = labels.roots(axis[places])
+    order = np.argsort(roots, kind="stable")
+    found, starts = np.unique(roots[order], return_index=True)
+    for root, indices in zip(found, np.split(places[order], starts[1:])):
+        yield int(root), indices
 
 
 def _restated(trace: Trace, roots: list[int]) -> dict[int, tuple[int, Indices]]:
