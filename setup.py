@@ -47,7 +47,7 @@ setup(
         Extension(
             "wellfit.slim.wfz.coders.native._coders",
             sources=[CODERS + "huffman.c", CODERS + "mixing.c", CODERS + "rans.c"],
-            depends=[CODERS + "coders.h", CODERS + "mixer.h", CODERS + "range_coder.h"],
+            depends=[CODERS + name for name in ("coders.h", "known.h", "mixer.h", "range_coder.h")],
             extra_compile_args=OPTIONS,
             optional=True,
         ),
