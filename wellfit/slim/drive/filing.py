@@ -40,6 +40,8 @@ def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -
     given: dict[str, Given | Same] = {}
     for name in order:
         value = tensors[name]
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = value + value.dtype.type(0)  # -0, which masks make of negative weights, is 0: else a bit for each
         is_single = isinstance(value, np.ndarray) and value.dtype == np.float32
         given[name] = _rounded(value, name in network.weights) if is_rounded and is_single else value  # type: ignore[arg-type]
     given |= {name: Same(owner) for name, owner in tied.items() if owner in given}

@@ -12,8 +12,10 @@ from wellfit.errors import WellfitError
 from wellfit.report.safe import printable
 
 _NUMBER = r"[-+]?(?:\d+(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)\b"
-_GAP = r"[^\d\n]{0,30}?"  # between a name and its number: " = ", ": ", " (top-1) is "
-_ACCURACY = re.compile(rf"(?<![a-z])(?:accuracy|acc)(?![a-z]){_GAP}({_NUMBER})(\s*%)?", re.IGNORECASE)
+_RATIO = r"(?P<right>\d+)\s*/\s*(?P<all>[1-9]\d*)"  # 9083/10000
+_GAP = r"(?:\s*\([^)\n]{0,20}\))?[^\d\n]{0,30}?"  # between a name and its number: " = ", ": ", " (top-1) is "
+_VALUE = rf"(?:{_RATIO}|(?P<number>{_NUMBER})(?P<percent>\s*%)?)"
+_ACCURACY = re.compile(rf"(?<![a-z])(?:accuracy|acc)(?![a-z]){_GAP}{_VALUE}", re.IGNORECASE)
 _LOWER = re.compile(
     r"(?<![a-z])(loss|losses|err|error|errors|perplexity|ppl|bits|bpc|mse|rmse|mae|nll|ce|fid|wer|cer|distance)"
     r"(?![a-z])",
@@ -151,7 +153,7 @@ def _behind(text: str, output: str) -> tuple[float, bool] | None:
     found = None
     for line in _lines(output):
         for start in (match.end() for match in re.finditer(re.escape(text), line)):
-            number = re.search(rf"({_NUMBER})(\s*%)?", line[start:], re.IGNORECASE)
+            number = re.search(_VALUE, line[start:], re.IGNORECASE)
             found = _read(number) if number else found
     return found
 
@@ -166,7 +168,9 @@ def _accuracy(output: str) -> tuple[float, bool] | None:
 
 
 def _read(match: re.Match[str]) -> tuple[float, bool]:
-    return float(match[1].replace(",", ".")), bool(match[2])
+    if match["right"] is not None:
+        return int(match["right"]) / int(match["all"]), False
+    return float(match["number"].replace(",", ".")), bool(match["percent"])
 
 
 def _lines(output: str) -> Iterable[str]:

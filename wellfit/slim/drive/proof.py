@@ -51,8 +51,8 @@ def plan_text(plan: Plan, network: Network) -> str:
     lines += [f"... and {more} more layers"] * (more > 0)
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
-        f"{len(left)} other tensors (biases, norms, buffers) are left alone, at most rounded: {plan.around:,.0f} bytes.",
-        f"Predicted: {plan.predicted:,.0f} bytes, {network.bytes / plan.predicted:.1f} times less than {network.bytes:,}.",
+        f"{len(left)} other tensors (biases, norms, buffers) are left alone or rounded: {plan.around:,.0f} bytes.",
+        f"Predicted: {plan.predicted:,.0f} of {network.bytes:,} bytes, {network.bytes / plan.predicted:.1f}x smaller.",
         "",
     ]
     return "\n".join(lines) + "\n"

@@ -99,15 +99,22 @@ class Tries:
         """All that were made, those whose file is still there."""
         found = []
         for told in self.work.all_done("try-"):
-            lost = math.inf if told["lost"] is None else told["lost"]
-            plan = tuple((name, keep, values) for name, keep, values in told["plan"])
-            one = Try(
-                self.work.folder / told["folder"], told["keep"], told["values"], plan, told["steps"], told["bytes"],
-                told["metric"], lost, told["seconds"], told["taught"], told["seed"], told["rounded"], told["digest"],
-            )  # fmt: skip
+            try:
+                one = self._told(told)
+            except (KeyError, TypeError, ValueError):  # no JSON of ours: that try is made again
+                continue
             if one.file.is_file():
                 found.append(one)
         return found
+
+    def _told(self, told: dict[str, Any]) -> Try:
+        """The try that its JSON tells of."""
+        return Try(
+            self.work.folder / told["folder"], told["keep"], told["values"],
+            tuple((name, keep, values) for name, keep, values in told["plan"]), told["steps"], told["bytes"],
+            told["metric"], math.inf if told["lost"] is None else told["lost"], told["seconds"], told["taught"],
+            told["seed"], told["rounded"], told["digest"],
+        )  # fmt: skip
 
     def make(self, setting: Setting, values: int | None, seconds: float) -> Try:
         """Make a try; one that was made is given as it is.
