@@ -112,7 +112,7 @@ def test_a_plan_keeps_what_it_should(layers: list[tuple[int, float]], keep: floa
     total = sum(count for count, _ in layers)
     wanted = max(keep, least / total)
     assert plan.keep == pytest.approx(wanted, rel=0.02, abs=2e-5)
-    assert again(net, plan.told) == plan
+    assert again(net, plan.told, True) == plan
     assert all(0 < layer.keep <= 1 and layer.predicted > 0 for layer in plan.layers)
 
 
