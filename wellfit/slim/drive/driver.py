@@ -164,7 +164,7 @@ class _Slim:
         """Make one try, and say what it came to; None where the time is over, or it fails while others have not."""
         done = tries.done()
         needed = _needed(done, dense)
-        left = self._left() - (self._options.seeds - 1) * needed
+        left = self._left() - ((self._options.seeds - 1) * needed if done else 0.0)
         if left <= 0 or (done and needed * _SPARE > left):
             self._ends.append(f"the budget of {time_text(self._options.budget)} is over")
             return None

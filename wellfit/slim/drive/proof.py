@@ -148,7 +148,7 @@ class Proof:
             "metric": {**dense.metric.as_json(), "name": dense.metric.name, "source": dense.metric.source},
             "dense": {
                 "metric": dense.value, "bytes": dense.network.bytes, "parameters": dense.network.parameters,
-                "steps": dense.steps, "seconds": dense.seconds,
+                "steps": dense.steps, "seconds": dense.seconds if dense.steps is not None else None,
             },
             "slim": {
                 **self.best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / self.best.bytes,
@@ -173,7 +173,8 @@ class Proof:
         size = dense.network.bytes
         rows = [
             ("", metric.name, "bytes", "smaller", "to read", "to make"),
-            ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", "", time_text(dense.seconds)),
+            ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", "",
+             time_text(dense.seconds) if dense.steps is not None else ""),
             ("slim", f"{metric.shown(best.value)} ({metric.points_text(best.lost)})", f"{best.bytes:,}",
              f"{size / best.bytes:.1f}x", f"{1000 * self.decode_seconds:.1f} ms", time_text(best.seconds)),
         ]  # fmt: skip
