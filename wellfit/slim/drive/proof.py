@@ -110,6 +110,12 @@ class Proof:
         """Of each tensor of the file what became of it."""
         return described(self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan})
 
+    @cached_property
+    def front(self) -> list[Try]:
+        """The tries that no other beats in bytes and in points, the smallest first."""
+        of = {(one.bytes, one.lost): one for one in self.tries}
+        return [of[point.bytes, point.lost] for point in front(one.outcome for one in self.tries)]
+
     def shortfalls(self) -> list[str]:
         """What was asked for and is not reached, in sentences; none if all is."""
         if self.options.plan is None and not self.is_small:
@@ -160,7 +166,7 @@ class Proof:
                 "bytes": [one.bytes for one in self.repeated],
             },
             "plan": as_json(again(dense.network, self.best.plan), dense.network),
-            "front": [one.bytes for one in front(one.outcome for one in self.tries)],
+            "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
         }  # fmt: skip
 
@@ -209,10 +215,8 @@ class Proof:
 
     def _front(self) -> list[str]:
         metric, size = self.dense.metric, self.dense.network.bytes
-        of = {(one.bytes, one.lost): one for one in self.tries}
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
-        for point in front(one.outcome for one in self.tries):
-            one = of[point.bytes, point.lost]
+        for one in self.front:
             rows.append((f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value),
                          metric.points_text(one.lost), "<- the file" if one == self.best else ""))  # fmt: skip
         return _table(rows, 4)

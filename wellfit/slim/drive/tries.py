@@ -12,7 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.layers import Network
 from wellfit.slim.drive.metric import Metric
-from wellfit.slim.drive.runs import Failed, Runs
+from wellfit.slim.drive.runs import Failed, Runs, full_disk
 from wellfit.slim.drive.search import Outcome
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.work import Work
@@ -137,7 +137,7 @@ class Tries:
         run = _made(folder / "train")
         ran = self.runs.make(run, own, setting.steps, seconds)
         if not (folder / WEIGHTS).is_file():
-            raise Failed("the script kept no weights under slim: it calls no model that it trains")
+            raise Failed(f"no weights were kept under slim: it calls no model that it trains{full_disk(folder)}")
         last = self.metric.value_of(ran.said)
         written, value, is_rounded = self._judged(folder, setting.seed, last, seconds)
         lost = self.metric.lost(self.dense_value, value)
