@@ -1,0 +1,1 @@
+"""The file of slim models, `.wfz`: numpy only."""
