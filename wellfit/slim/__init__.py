@@ -1,1 +1,1 @@
-"""Makes a trained model small and fast, and proves it."""
+"""Making a trained network small and fast, and proving it."""
