@@ -7,8 +7,9 @@
  * and this file is compiled with -ffp-contract=off, so that no product and sum become one rounding.
  *
  * Signs lie in words of 64 bits, bit i of word w is input 64 w + i, 1 is +1 and 0 is -1; bits behind the last input
- * are 0. Weights lie in tiles: tile[t][w][r] is word w of row 8 t + r, so that one vector holds a word of 8 rows, and
- * no sum across a vector is needed.
+ * are 0. Weights lie in tiles, so that one vector holds a word of several rows and no sum across a vector is needed:
+ * - for products of signs with signs, 8 rows of 64-bit words: tile[t][w][r] is word w of row 8 t + r;
+ * - for sums of floats with signs, 16 rows of 32-bit words: tile[t][w][r] is word w of row 16 t + r.
  */
 #include <math.h>
 #include <stdint.h>
@@ -20,17 +21,17 @@
 #endif
 
 #define WB_ABI 1
-#define ROWS 8
-#define LANES 16
+#define ROWS 8   /* of a tile of 64-bit words */
+#define LANES 16 /* of a tile of 32-bit words, and of a sum of absolute values */
 #define INLINE inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 
 /* What a product needs to know of its weights. */
 typedef struct {
-    const uint64_t *tiles; /* [ceil(rows / 8)][words][8] */
+    const void *tiles; /* uint64 [ceil(rows / 8)][words][8], or uint32 [ceil(rows / 16)][words][16] */
     int64_t rows, inputs, words;
-    const float *scale; /* [rows] */
-    const float *bias;  /* [rows], or null */
+    const float *scale; /* [rows], and zeros up to the end of the last tile */
+    const float *bias;  /* the same */
 } wb_weights;
 
 /* A convolution over signs packed along the channels: activations [batch][height][width][channel words]. */
@@ -40,8 +41,8 @@ typedef struct {
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
 } wb_conv;
 
-/* The order of every float sum of n numbers: lane l adds the numbers l, l + 16, l + 32, ...; then the lanes are added
- * by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
+/* The order of a sum of absolute values: lane l adds the numbers l, l + 16, l + 32, ...; then the lanes are added by
+ * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
 static INLINE float ordered(const float lane[LANES]) {
     float s[LANES];
     memcpy(s, lane, sizeof s);
@@ -57,11 +58,25 @@ static INLINE void tail(const float *x, int64_t inputs, float out[LANES]) {
     memcpy(out, x + from, (size_t)(inputs - from) * sizeof(float));
 }
 
+/* A sum of floats with signs goes by look-up (as in Park et al., BiQGEMM, 2020): four inputs have 16 sums, one for each
+ * pattern of signs, and 16 entries are one vector. table[g][p] = (+-x0 +-x1) + (+-x2 +-x3) for inputs 4 g ... 4 g + 3,
+ * where bit i of p is the sign of x_i. Then a row adds the entries of its patterns in the order: four sums, over the
+ * g that leave 0, 1, 2, 3 when divided by 4; (s0 + s1) + (s2 + s3). */
+static void look_up(const float *x, int64_t inputs, int64_t words, float *table) {
+    for (int64_t g = 0; g < words * 8; g++) {
+        float four[4] = {0, 0, 0, 0};
+        for (int64_t i = 0; i < 4 && 4 * g + i < inputs; i++) four[i] = x[4 * g + i];
+        float low[4] = {-four[0] - four[1], four[0] - four[1], -four[0] + four[1], four[0] + four[1]};
+        float high[4] = {-four[2] - four[3], four[2] - four[3], -four[2] + four[3], four[2] + four[3]};
+        for (int p = 0; p < 16; p++) table[16 * g + p] = low[p & 3] + high[p >> 2];
+    }
+}
+
 typedef struct {
     void (*pack)(const float *x, int64_t n, uint64_t *words);
     float (*mean_absolute)(const float *x, int64_t n);
-    void (*add)(const float *x, const wb_weights *w, int64_t tile, float sums[ROWS]);
-    void (*differ)(const uint64_t *signs, const uint64_t *tile, int64_t words, int64_t counts[ROWS]);
+    void (*add)(const float *table, const wb_weights *w, int64_t tile, float y[LANES]);
+    void (*multiply)(const uint64_t *signs, const wb_weights *w, const float *more, float beta, float *y);
 } functions;
 
 #define NAME(function) function##_scalar
@@ -112,13 +127,6 @@ static const functions *active(void) {
     return &table_scalar;
 }
 
-/* (count of +1 products minus count of -1 products) * beta * scale + bias, rounded after each step. */
-static INLINE float scaled(int64_t dot, float beta, const wb_weights *w, int64_t row) {
-    float y = (float)dot * beta;
-    y = y * w->scale[row];
-    return w->bias ? y + w->bias[row] : y;
-}
-
 /* --- the interface -------------------------------------------------------------------------------------------- */
 
 EXPORT int wb_abi(void) { return WB_ABI; }
@@ -144,19 +152,22 @@ EXPORT int wb_pack(const float *x, int64_t rows, int64_t n, uint64_t *words) {
     return 0;
 }
 
-/* y[b][r] = scale[r] * sum_i sign[r][i] x[b][i] + bias[r] for the rows of tiles first .. last - 1. */
-EXPORT int wb_weights_only(const float *x, int64_t batch, const wb_weights *w, int64_t first, int64_t last, float *y) {
+/* y[b][r] = scale[r] * sum_i sign[r][i] x[b][i] + bias[r] for samples first .. last - 1. Returns 1 where there is no
+ * memory. */
+EXPORT int wb_weights_only(const float *x, const wb_weights *w, int64_t first, int64_t last, float *y) {
     const functions *use = active();
-    float sums[ROWS];
-    for (int64_t tile = first; tile < last; tile++)
-        for (int64_t b = 0; b < batch; b++) {
-            use->add(x + b * w->inputs, w, tile, sums);
-            for (int64_t r = 0; r < ROWS && tile * ROWS + r < w->rows; r++) {
-                int64_t row = tile * ROWS + r;
-                float value = sums[r] * w->scale[row];
-                y[b * w->rows + row] = w->bias ? value + w->bias[row] : value;
-            }
+    int64_t tiles = (w->rows + LANES - 1) / LANES;
+    float *table = aligned_alloc(64, (size_t)(w->words * 8 + 1) * LANES * sizeof(float)), sixteen[LANES];
+    if (!table) return 1;
+    for (int64_t b = first; b < last; b++) {
+        look_up(x + b * w->inputs, w->inputs, w->words, table);
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            int64_t row = tile * LANES, left = w->rows - row;
+            use->add(table, w, tile, sixteen);
+            memcpy(y + b * w->rows + row, sixteen, (size_t)(left < LANES ? left : LANES) * sizeof(float));
         }
+    }
+    free(table);
     return 0;
 }
 
@@ -164,21 +175,19 @@ EXPORT int wb_weights_only(const float *x, int64_t batch, const wb_weights *w, i
  * the mean of |x[b]| if `with_beta`, else 1. Returns 1 where there is no memory. */
 EXPORT int wb_both(const float *x, const wb_weights *w, int64_t first, int64_t last, int with_beta, float *y) {
     const functions *use = active();
-    int64_t tiles = (w->rows + ROWS - 1) / ROWS, counts[ROWS];
-    uint64_t few[64], *signs = w->words <= 64 ? few : malloc((size_t)w->words * sizeof(uint64_t));
-    if (!signs) return 1;
-    for (int64_t b = first; b < last; b++) {
+    int64_t padded = (w->rows + ROWS - 1) / ROWS * ROWS;
+    uint64_t *signs = malloc((size_t)w->words * sizeof(uint64_t));
+    float *row = malloc((size_t)padded * sizeof(float));
+    for (int64_t b = first; signs && row && b < last; b++) {
         const float *sample = x + b * w->inputs;
-        float beta = with_beta ? use->mean_absolute(sample, w->inputs) : 1.0f;
         use->pack(sample, w->inputs, signs);
-        for (int64_t tile = 0; tile < tiles; tile++) {
-            use->differ(signs, w->tiles + tile * w->words * ROWS, w->words, counts);
-            for (int64_t r = 0; r < ROWS && tile * ROWS + r < w->rows; r++)
-                y[b * w->rows + tile * ROWS + r] = scaled(w->inputs - 2 * counts[r], beta, w, tile * ROWS + r);
-        }
+        use->multiply(signs, w, 0, with_beta ? use->mean_absolute(sample, w->inputs) : 1.0f, row);
+        memcpy(y + b * w->rows, row, (size_t)w->rows * sizeof(float));
     }
-    if (signs != few) free(signs);
-    return 0;
+    int failed = !signs || !row;
+    free(signs);
+    free(row);
+    return failed;
 }
 
 /* The signs under the kernel at one place, tap by tap; taps in the padding are all 0. */
@@ -197,32 +206,27 @@ static void gather(const uint64_t *signs, const wb_conv *c, int64_t top, int64_t
 /* A convolution of signs with signs, for images first .. last - 1.
  *
  * signs: [batch][height][width][channel words]; weights in tiles of kernel_y * kernel_x * channel words.
- * missing: [rows][out_height][out_width], the sum of the weights' signs over taps that lie in the padding. Such a tap
- * was counted with the sign -1, but a padded zero takes no part: adding `missing` undoes it.
+ * missing: [out_height][out_width][tiles * 8], the sum of the weights' signs over taps that lie in the padding. Such a
+ * tap was counted with the sign -1, but a padded zero takes no part: adding `missing` undoes it.
  * beta: [batch][out_height][out_width], or null for 1. y: [batch][rows][out_height][out_width].
  * Returns 1 where there is no memory. */
 EXPORT int wb_conv_both(const uint64_t *signs, const wb_conv *c, const wb_weights *w, const float *missing,
                         const float *beta, int64_t first, int64_t last, float *y) {
     const functions *use = active();
-    int64_t tiles = (w->rows + ROWS - 1) / ROWS, counts[ROWS], places = c->out_height * c->out_width;
+    int64_t padded = (w->rows + ROWS - 1) / ROWS * ROWS, places = c->out_height * c->out_width;
     int64_t image = c->height * c->width * c->channel_words;
     uint64_t *patch = malloc((size_t)w->words * sizeof(uint64_t));
-    if (!patch) return 1;
-    for (int64_t b = first; b < last; b++)
+    float *row = malloc((size_t)padded * sizeof(float));
+    for (int64_t b = first; patch && row && b < last; b++)
         for (int64_t place = 0; place < places; place++) {
             int64_t top = place / c->out_width * c->stride_y - c->pad_y;
             int64_t left = place % c->out_width * c->stride_x - c->pad_x;
             gather(signs + b * image, c, top, left, patch);
-            float mean = beta ? beta[b * places + place] : 1.0f;
-            for (int64_t tile = 0; tile < tiles; tile++) {
-                use->differ(patch, w->tiles + tile * w->words * ROWS, w->words, counts);
-                for (int64_t r = 0; r < ROWS && tile * ROWS + r < w->rows; r++) {
-                    int64_t row = tile * ROWS + r;
-                    int64_t dot = w->inputs - 2 * counts[r] + (int64_t)missing[row * places + place];
-                    y[(b * w->rows + row) * places + place] = scaled(dot, mean, w, row);
-                }
-            }
+            use->multiply(patch, w, missing + place * padded, beta ? beta[b * places + place] : 1.0f, row);
+            for (int64_t r = 0; r < w->rows; r++) y[(b * w->rows + r) * places + place] = row[r];
         }
+    int failed = !patch || !row;
     free(patch);
-    return 0;
+    free(row);
+    return failed;
 }

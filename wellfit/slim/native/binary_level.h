@@ -54,120 +54,101 @@ static float NAME(mean_absolute)(const float *x, int64_t n) {
     return ordered(lane) / (float)n;
 }
 
-/* --- sums of floats with signs: 8 rows at a time ---------------------------------------------------------------- */
+/* --- sums of floats with signs: 16 rows at a time, see look_up --------------------------------------------------- */
 
-/* Adds 16 inputs, negated where a row's bit is 0, to the sums of 8 rows. `bits` is the first of 8 neighbouring words,
- * `part` says which 16 bits of each word. */
+static void NAME(add)(const float *table, const wb_weights *w, int64_t tile, float y[LANES]) {
+    const uint32_t *at = (const uint32_t *)w->tiles + tile * w->words * LANES;
+    float sums[4][LANES];
 #if defined(LEVEL_AVX512)
-static INLINE void NAME(add16)(__m512 x, const uint64_t *bits, int part, __m512 sum[ROWS]) {
-    __m512 negative = _mm512_sub_ps(_mm512_set1_ps(-0.0f), x);
-    for (int r = 0; r < ROWS; r++) {
-        __mmask16 positive = (__mmask16)(bits[r] >> 16 * part);
-        sum[r] = _mm512_add_ps(sum[r], _mm512_mask_blend_ps(positive, negative, x));
+    __m512 sum[4];
+    for (int k = 0; k < 4; k++) sum[k] = _mm512_setzero_ps();
+    for (int64_t word = 0; word < w->words; word++, at += LANES, table += 8 * 16) {
+        __m512i patterns = _mm512_loadu_si512(at);
+        for (int k = 0; k < 8; k++) { /* the look-up heeds the lowest four bits only */
+            sum[k % 4] = _mm512_add_ps(sum[k % 4], _mm512_permutexvar_ps(patterns, _mm512_load_ps(table + 16 * k)));
+            patterns = _mm512_srli_epi32(patterns, 4);
+        }
     }
-}
+    for (int k = 0; k < 4; k++) _mm512_storeu_ps(sums[k], sum[k]);
 #elif defined(LEVEL_AVX2)
-static INLINE __m256 NAME(flip)(unsigned bits) { /* the sign bit where a bit is 0 */
-    const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), each), each);
-    return _mm256_andnot_ps(_mm256_castsi256_ps(set), _mm256_set1_ps(-0.0f));
-}
-
-static INLINE void NAME(add8)(__m256 x, const uint64_t *bits, int part, __m256 sum[4]) { /* 4 rows, 8 inputs */
-    for (int r = 0; r < 4; r++)
-        sum[r] = _mm256_add_ps(sum[r], _mm256_xor_ps(x, NAME(flip)((unsigned)(bits[r] >> 8 * part) & 255)));
-}
-#endif
-
-static void NAME(add)(const float *x, const wb_weights *w, int64_t tile, float sums[ROWS]) {
-    const uint64_t *bits = w->tiles + tile * w->words * ROWS;
-    int64_t parts = w->inputs / LANES;
-    float rest[LANES], lane[ROWS][LANES];
-    tail(x, w->inputs, rest);
-#if defined(LEVEL_AVX512)
-    __m512 sum[ROWS];
-    for (int r = 0; r < ROWS; r++) sum[r] = _mm512_setzero_ps();
-    int64_t whole = parts / 4;
-    for (int64_t word = 0; word < whole; word++)
-        for (int part = 0; part < 4; part++)
-            NAME(add16)(_mm512_loadu_ps(x + 64 * word + 16 * part), bits + word * ROWS, part, sum);
-    for (int64_t p = 4 * whole; p < parts; p++)
-        NAME(add16)(_mm512_loadu_ps(x + LANES * p), bits + p / 4 * ROWS, (int)(p % 4), sum);
-    if (w->inputs % LANES) NAME(add16)(_mm512_loadu_ps(rest), bits + parts / 4 * ROWS, (int)(parts % 4), sum);
-    for (int r = 0; r < ROWS; r++) _mm512_storeu_ps(lane[r], sum[r]);
-#elif defined(LEVEL_AVX2)
-    for (int half = 0; half < 2; half++) { /* 4 rows at a time: 8 sums and what they need fit into 16 registers */
-        const uint64_t *four = bits + 4 * half;
-        __m256 low[4], high[4];
-        for (int r = 0; r < 4; r++) low[r] = high[r] = _mm256_setzero_ps();
-        for (int64_t p = 0; p < parts; p++) {
-            const uint64_t *at = four + p / 4 * ROWS;
-            NAME(add8)(_mm256_loadu_ps(x + LANES * p), at, (int)(p % 4) * 2, low);
-            NAME(add8)(_mm256_loadu_ps(x + LANES * p + 8), at, (int)(p % 4) * 2 + 1, high);
+    for (int half = 0; half < LANES; half += 8) {
+        const float *entries = table;
+        __m256 sum[4];
+        for (int k = 0; k < 4; k++) sum[k] = _mm256_setzero_ps();
+        for (int64_t word = 0; word < w->words; word++, entries += 8 * 16) {
+            __m256i patterns = _mm256_loadu_si256((const __m256i *)(at + word * LANES + half));
+            for (int k = 0; k < 8; k++) { /* a look-up heeds three bits, the fourth chooses between two of them */
+                __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(entries + 16 * k), patterns);
+                __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(entries + 16 * k + 8), patterns);
+                __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(patterns, 28));
+                sum[k % 4] = _mm256_add_ps(sum[k % 4], _mm256_blendv_ps(low, high, fourth));
+                patterns = _mm256_srli_epi32(patterns, 4);
+            }
         }
-        if (w->inputs % LANES) {
-            const uint64_t *at = four + parts / 4 * ROWS;
-            NAME(add8)(_mm256_loadu_ps(rest), at, (int)(parts % 4) * 2, low);
-            NAME(add8)(_mm256_loadu_ps(rest + 8), at, (int)(parts % 4) * 2 + 1, high);
-        }
-        for (int r = 0; r < 4; r++) {
-            _mm256_storeu_ps(lane[4 * half + r], low[r]);
-            _mm256_storeu_ps(lane[4 * half + r] + 8, high[r]);
-        }
+        for (int k = 0; k < 4; k++) _mm256_storeu_ps(sums[k] + half, sum[k]);
     }
 #else
-    memset(lane, 0, sizeof lane);
-    for (int64_t p = 0; p <= parts; p++) {
-        const float *at = p < parts ? x + LANES * p : rest;
-        if (p == parts && w->inputs % LANES == 0) break;
-        for (int r = 0; r < ROWS; r++) {
-            uint64_t word = bits[p / 4 * ROWS + r] >> p % 4 * LANES;
-            for (int j = 0; j < LANES; j++) lane[r][j] += word >> j & 1 ? at[j] : -at[j];
-        }
-    }
+    memset(sums, 0, sizeof sums);
+    for (int64_t word = 0; word < w->words; word++, at += LANES, table += 8 * 16)
+        for (int k = 0; k < 8; k++)
+            for (int r = 0; r < LANES; r++) sums[k % 4][r] += table[16 * k + (at[r] >> 4 * k & 15)];
 #endif
-    for (int r = 0; r < ROWS; r++) sums[r] = ordered(lane[r]);
+    for (int r = 0; r < LANES; r++) {
+        float sum4 = (sums[0][r] + sums[1][r]) + (sums[2][r] + sums[3][r]);
+        y[r] = sum4 * w->scale[tile * LANES + r] + w->bias[tile * LANES + r];
+    }
 }
 
-/* --- how many signs differ: 8 rows at a time --------------------------------------------------------------------- */
+/* --- signs with signs: 8 rows at a time -------------------------------------------------------------------------- */
 
-static void NAME(differ)(const uint64_t *signs, const uint64_t *tile, int64_t words, int64_t counts[ROWS]) {
+static INLINE void NAME(count)(const uint64_t *signs, const uint64_t *at, int64_t words, int64_t differ[ROWS]) {
 #if defined(LEVEL_AVX512)
-    __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
-    int64_t w = 0;
-    for (; w + 1 < words; w += 2) {
-        __m512i a = _mm512_xor_si512(_mm512_set1_epi64((long long)signs[w]), _mm512_loadu_si512(tile + w * ROWS));
-        __m512i b = _mm512_xor_si512(_mm512_set1_epi64((long long)signs[w + 1]), _mm512_loadu_si512(tile + (w + 1) * ROWS));
-        even = _mm512_add_epi64(even, _mm512_popcnt_epi64(a));
-        odd = _mm512_add_epi64(odd, _mm512_popcnt_epi64(b));
+    __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < words; k++) {
+        __m512i mine = _mm512_set1_epi64((long long)signs[k]);
+        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(mine, _mm512_loadu_si512(at + k * ROWS))));
     }
-    if (w < words) {
-        __m512i a = _mm512_xor_si512(_mm512_set1_epi64((long long)signs[w]), _mm512_loadu_si512(tile + w * ROWS));
-        even = _mm512_add_epi64(even, _mm512_popcnt_epi64(a));
-    }
-    _mm512_storeu_si512(counts, _mm512_add_epi64(even, odd));
+    _mm512_storeu_si512(differ, sum);
 #elif defined(LEVEL_AVX2)
     /* Mula's popcount: two look-ups of 4 bits each, summed over the bytes of a word by vpsadbw. */
     const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2,
                                            2, 3, 2, 3, 3, 4);
     const __m256i nibble = _mm256_set1_epi8(15), none = _mm256_setzero_si256();
     __m256i sum[2] = {none, none};
-    for (int64_t w = 0; w < words; w++) {
-        __m256i mine = _mm256_set1_epi64x((long long)signs[w]);
+    for (int64_t k = 0; k < words; k++) {
+        __m256i mine = _mm256_set1_epi64x((long long)signs[k]);
         for (int half = 0; half < 2; half++) {
-            __m256i a = _mm256_xor_si256(mine, _mm256_loadu_si256((const __m256i *)(tile + w * ROWS + 4 * half)));
+            __m256i a = _mm256_xor_si256(mine, _mm256_loadu_si256((const __m256i *)(at + k * ROWS + 4 * half)));
             __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(a, nibble));
             __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(a, 4), nibble));
             sum[half] = _mm256_add_epi64(sum[half], _mm256_sad_epu8(_mm256_add_epi8(low, high), none));
         }
     }
-    _mm256_storeu_si256((__m256i *)counts, sum[0]);
-    _mm256_storeu_si256((__m256i *)(counts + 4), sum[1]);
+    _mm256_storeu_si256((__m256i *)differ, sum[0]);
+    _mm256_storeu_si256((__m256i *)(differ + 4), sum[1]);
 #else
-    memset(counts, 0, ROWS * sizeof(int64_t));
-    for (int64_t w = 0; w < words; w++)
-        for (int r = 0; r < ROWS; r++) counts[r] += __builtin_popcountll(signs[w] ^ tile[w * ROWS + r]);
+    for (int r = 0; r < ROWS; r++) differ[r] = 0;
+    for (int64_t k = 0; k < words; k++)
+        for (int r = 0; r < ROWS; r++) differ[r] += __builtin_popcountll(signs[k] ^ at[k * ROWS + r]);
 #endif
 }
 
-static const functions NAME(table) = {NAME(pack), NAME(mean_absolute), NAME(add), NAME(differ)};
+/* y[r] = (products of +1 less those of -1, plus more[r]) * beta * scale + bias, for the rows of all tiles. */
+static void NAME(multiply)(const uint64_t *signs, const wb_weights *w, const float *restrict more, float beta,
+                           float *restrict y) {
+    const uint64_t *at = w->tiles;
+    int64_t words = w->words, inputs = w->inputs, tiles = (w->rows + ROWS - 1) / ROWS;
+    const float *restrict scale = w->scale, *restrict bias = w->bias;
+    for (int64_t tile = 0; tile < tiles; tile++, at += words * ROWS) {
+        int64_t differ[ROWS], row = tile * ROWS;
+        float dot[ROWS];
+        NAME(count)(signs, at, words, differ);
+        for (int r = 0; r < ROWS; r++) dot[r] = (float)(inputs - 2 * differ[r]);
+        if (more)
+            for (int r = 0; r < ROWS; r++) dot[r] += more[row + r];
+        for (int r = 0; r < ROWS; r++) y[row + r] = dot[r] * beta * scale[row + r] + bias[row + r];
+    }
+}
+
+static const functions NAME(table) = {NAME(pack), NAME(mean_absolute), NAME(add), NAME(multiply)};

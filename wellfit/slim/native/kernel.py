@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from wellfit.slim.native.shape import ROWS, ConvShape, Weights
+from wellfit.slim.native.shape import ConvShape, Weights
 
 ABI = 1
 LEVELS = ("scalar", "avx2", "avx512")
 WORTH_A_THREAD = 1 << 21
-"""Words of signs compared (a quarter of a millisecond) from which on a second thread pays."""
+"""Words of signs compared, eight of which go at once (a quarter of a millisecond), from which on a second thread pays."""
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
     "wb_level": [],
     "wb_set_level": [_INT],
     "wb_pack": [_POINTER, _LONG, _LONG, _POINTER],
-    "wb_weights_only": [_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER],
+    "wb_weights_only": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
     "wb_both": [_POINTER, _POINTER, _LONG, _LONG, _INT, _POINTER],
     "wb_conv_both": [_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _POINTER],
 }
@@ -72,6 +72,7 @@ class BinaryKernel:
 
         Args:
             x: float32, (samples, inputs), contiguous, on the CPU.
+            weights: with words of 32 bits.
 
         Returns:
             float32, (samples, rows).
@@ -81,9 +82,9 @@ class BinaryKernel:
         at, described, out = x.data_ptr(), _address(weights), y.data_ptr()
 
         def part(first: int, last: int) -> int:
-            return int(self._weights_only(at, samples, described, first, last, out))
+            return int(self._weights_only(at, described, first, last, out))
 
-        _shared(part, weights.tiles.shape[0], samples * weights.words * ROWS * 16)
+        _shared(part, samples, weights.tiles.numel() * 8)
         return y
 
     def both(self, x: torch.Tensor, weights: Weights, with_beta: bool) -> torch.Tensor:
@@ -91,6 +92,7 @@ class BinaryKernel:
 
         Args:
             x: float32, (samples, inputs), contiguous, on the CPU.
+            weights: with words of 64 bits.
             with_beta: multiply by the mean of |x| of each sample; else by 1.
 
         Returns:
@@ -106,7 +108,7 @@ class BinaryKernel:
         def part(first: int, last: int) -> int:
             return int(self._both(at, described, first, last, with_beta, out))
 
-        _shared(part, samples, weights.tiles.numel() // ROWS)
+        _shared(part, samples, weights.tiles.numel())
         return y
 
     def conv_both(
@@ -117,8 +119,8 @@ class BinaryKernel:
         Args:
             x: float32, (samples, channels, height, width), on the CPU.
             weights: rows of inputs in the order (kernel height, kernel width, channels), a segment a tap.
-            missing: float32, (rows, height out, width out), contiguous: the sum of a row's signs that lie over the
-                padding.
+            missing: float32, (height out, width out, rows of all tiles), contiguous: the sum of a row's signs that
+                lie over the padding.
             beta: float32, (samples, height out, width out), contiguous, multiplied into each place; None for 1.
 
         Returns:
@@ -140,15 +142,14 @@ class BinaryKernel:
         def part(first: int, last: int) -> int:
             return int(self._conv_both(at, conv, row, gap, mean, first, last, out))
 
-        _shared(part, samples, out_height * out_width * weights.tiles.numel() // ROWS)
+        _shared(part, samples, out_height * out_width * weights.tiles.numel())
         return y
 
 
 def _address(weights: Weights) -> int:
     """Where the C structure of the weights lies; it lives as long as they do."""
     if weights.address is None:
-        bias = None if weights.bias is None else weights.bias.data_ptr()
-        tiles, scale = weights.tiles.data_ptr(), weights.scale.data_ptr()
+        tiles, scale, bias = (tensor.data_ptr() for tensor in (weights.tiles, weights.scale, weights.bias))
         weights.structure = _Weights(tiles, weights.rows, weights.inputs, weights.words, scale, bias)
         weights.address = ctypes.addressof(weights.structure)
     return weights.address

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from wellfit.errors import WellfitError
 
-ROWS = 8
-"""Rows of a tile: the 64-bit words of so many rows lie side by side."""
+TILE_BITS = 512
+"""A tile's row of words is one vector: 8 words of 64 bits, or 16 of 32."""
 
 
 class Weights:
@@ -19,39 +20,46 @@ class Weights:
         signs: bool or uint8, (rows, inputs); 1 is +1, 0 is -1.
         scale: float32, (rows,).
         bias: float32, (rows,), or None.
+        bits: of a word: 64 for products of signs with signs, 32 for sums of floats with signs.
         segment: inputs that begin a new word each (the channels under one tap of a convolution); None: all of them.
 
     Fields:
-        tiles: int64, (ceil(rows / 8), words, 8): bit i of word w of row r is input 64 w + i of its segment. Bits of
-            rows and inputs that are not there are 0.
+        tiles: int64 (tiles, words, 8) or int32 (tiles, words, 16): bit i of word w of a row is input w * bits + i of
+            its segment. Bits of rows and inputs that are not there are 0.
+        scale, bias: with zeros for the rows of the last tile that are not there.
         words: of one row.
     """
 
-    __slots__ = ("address", "bias", "inputs", "rows", "scale", "segment", "structure", "tiles", "words")
-
     def __init__(
-        self, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, segment: int | None = None
+        self,
+        signs: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor | None,
+        bits: int = 64,
+        segment: int | None = None,
     ) -> None:
         if signs.ndim != 2 or scale.shape != (signs.shape[0],) or (bias is not None and bias.shape != scale.shape):
             shapes = [tuple(tensor.shape) for tensor in (signs, scale, bias) if tensor is not None]
             raise WellfitError(f"signs (rows, inputs), scale (rows) and bias (rows) were expected, not {shapes}")
         self.rows, self.inputs = signs.shape
-        self.segment = self.inputs if segment is None else segment
-        packed = pack_words(signs.reshape(self.rows, -1, max(self.segment, 1))).flatten(1)
+        self.bits, self.segment = bits, self.inputs if segment is None else segment
+        lanes = TILE_BITS // bits
+        missing = -self.rows % lanes
+        packed = pack_words(signs.reshape(self.rows, -1, max(self.segment, 1)), bits).flatten(1)
         self.words = packed.shape[1]
-        tiles = packed.new_zeros(-(-self.rows // ROWS) * ROWS, self.words)
-        tiles[: self.rows] = packed
-        self.tiles = tiles.reshape(-1, ROWS, self.words).transpose(1, 2).contiguous()
-        self.scale, self.bias = scale.contiguous(), None if bias is None else bias.contiguous()
-        self.address: int | None = None  # of the structure that the kernel makes of it
-        self.structure: object = None
+        rows = functional.pad(packed, (0, 0, 0, missing))
+        self.tiles = rows.reshape(-1, lanes, self.words).transpose(1, 2).contiguous()
+        self.scale = functional.pad(scale, (0, missing))
+        self.bias = functional.pad(torch.zeros_like(scale) if bias is None else bias, (0, missing))
+        self.structure: object = None  # what the kernel makes of it,
+        self.address: int | None = None  # and where that lies
 
     def signs(self) -> torch.Tensor:
         """The signs as -1.0 and 1.0: float32, (rows, inputs)."""
         rows = self.tiles.transpose(1, 2).reshape(-1, self.words)[: self.rows]
-        bits = (rows.unsqueeze(-1) >> torch.arange(64, device=rows.device)) & 1
-        segments = self.words // max(-(-self.segment // 64), 1) if self.words else 0
-        return (bits.reshape(self.rows, segments, -1)[..., : self.segment].reshape(self.rows, -1) * 2 - 1).float()
+        ones = (rows.unsqueeze(-1) >> torch.arange(self.bits, device=rows.device)) & 1
+        width = -(-self.segment // self.bits) * self.bits
+        return (ones.reshape(self.rows, -1, max(width, 1))[..., : self.segment].reshape(self.rows, -1) * 2 - 1).float()
 
 
 class ConvShape(NamedTuple):
@@ -75,26 +83,29 @@ class ConvShape(NamedTuple):
         return height, width
 
 
-def pack_words(signs: torch.Tensor) -> torch.Tensor:
-    """Pack the last dimension of zeros and ones into int64 words, first input in the lowest bit.
+def pack_words(signs: torch.Tensor, bits: int = 64) -> torch.Tensor:
+    """Pack the last dimension of zeros and ones into words, first input in the lowest bit.
 
     Args:
         signs: bool or integer, (..., inputs).
+        bits: 64 or 32.
 
     Returns:
-        int64, (..., ceil(inputs / 64)).
+        int64 or int32, (..., ceil(inputs / bits)).
     """
     inputs = signs.shape[-1]
-    padded = torch.nn.functional.pad(signs.to(torch.int64), (0, -inputs % 64))
-    words = padded.reshape(*signs.shape[:-1], -1, 64)
-    return (words << torch.arange(64, device=signs.device)).sum(-1)  # bit 63 makes the word negative, as it should
+    padded = functional.pad(signs.to(torch.int64), (0, -inputs % bits))
+    words = padded.reshape(*signs.shape[:-1], padded.shape[-1] // bits, bits)
+    # Bit 63 makes the sum negative, as it should; bit 31 does when it becomes int32.
+    packed = (words << torch.arange(bits, device=signs.device)).sum(-1)
+    return packed if bits == 64 else packed.to(torch.int32)
 
 
 def pack_bytes(signs: torch.Tensor) -> torch.Tensor:
     """The same into bytes, as they are kept in a state_dict: uint8, (..., ceil(inputs / 8))."""
     inputs = signs.shape[-1]
-    padded = torch.nn.functional.pad(signs.to(torch.uint8), (0, -inputs % 8))
-    eights = padded.reshape(*signs.shape[:-1], -1, 8)
+    padded = functional.pad(signs.to(torch.uint8), (0, -inputs % 8))
+    eights = padded.reshape(*signs.shape[:-1], padded.shape[-1] // 8, 8)
     return (eights << torch.arange(8, dtype=torch.uint8, device=signs.device)).sum(-1, dtype=torch.uint8)
 
 

@@ -17,16 +17,15 @@ class BinaryTwin:
 
     def weights_only(self, x: torch.Tensor, weights: Weights) -> torch.Tensor:
         """See `BinaryKernel.weights_only`."""
-        signs = weights.signs()
-        sums = _ordered(x.new_zeros(x.shape[0], weights.rows, LANES), _sixteens(x), _sixteens(signs))
-        return _with_bias(sums * weights.scale, weights)
+        sums = _looked_up(x, weights.signs())
+        return sums * weights.scale[: weights.rows] + weights.bias[: weights.rows]
 
     def both(self, x: torch.Tensor, weights: Weights, with_beta: bool) -> torch.Tensor:
         """See `BinaryKernel.both`."""
         dots = functional.linear(sign(x), weights.signs())  # whole numbers below 2**24: exact in any order
         if with_beta:
             dots = dots * mean_absolute(x)
-        return _with_bias(dots * weights.scale, weights)
+        return dots * weights.scale[: weights.rows] + weights.bias[: weights.rows]
 
     def conv_both(
         self, x: torch.Tensor, shape: ConvShape, weights: Weights, missing: torch.Tensor, beta: torch.Tensor | None
@@ -36,8 +35,8 @@ class BinaryTwin:
         dots = functional.conv2d(sign(x), kernel, None, shape.stride, shape.padding, shape.dilation)
         if beta is not None:
             dots = dots * beta.unsqueeze(1)
-        scaled = dots * weights.scale.reshape(-1, 1, 1)
-        return scaled if weights.bias is None else scaled + weights.bias.reshape(-1, 1, 1)
+        scale, bias = (values[: weights.rows].reshape(-1, 1, 1) for values in (weights.scale, weights.bias))
+        return dots * scale + bias
 
 
 def sign(x: torch.Tensor) -> torch.Tensor:
@@ -47,26 +46,24 @@ def sign(x: torch.Tensor) -> torch.Tensor:
 
 def mean_absolute(x: torch.Tensor) -> torch.Tensor:
     """Mean of |x| over the last dimension, summed in the kernel's order: (samples, 1)."""
-    ones = torch.ones(1, x.shape[1], dtype=x.dtype, device=x.device)
-    sums = _ordered(x.new_zeros(x.shape[0], 1, LANES), _sixteens(x.abs()), _sixteens(ones))
-    return sums / x.shape[1]
-
-
-def _sixteens(x: torch.Tensor) -> torch.Tensor:
-    """The last dimension in rows of 16 numbers, with zeros behind it: (rows, ceil(n / 16), 16)."""
-    return functional.pad(x, (0, -x.shape[1] % LANES)).reshape(x.shape[0], -1, LANES)
-
-
-def _ordered(lanes: torch.Tensor, x: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-    """Sums of x times signs in the kernel's order: 16 lanes first, then those by halves; (samples, rows)."""
-    for i in range(x.shape[1]):
-        lanes = lanes + x[:, None, i] * signs[None, :, i]
+    padded = functional.pad(x.abs(), (0, -x.shape[1] % LANES))
+    lanes = x.new_zeros(x.shape[0], LANES)
+    for start in range(0, padded.shape[1], LANES):
+        lanes = lanes + padded[:, start : start + LANES]
     half = LANES // 2
     while half:
-        lanes = lanes[..., :half] + lanes[..., half : 2 * half]
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
         half //= 2
-    return lanes.squeeze(-1)
+    return lanes / x.shape[1]
 
 
-def _with_bias(y: torch.Tensor, weights: Weights) -> torch.Tensor:
-    return y if weights.bias is None else y + weights.bias
+def _looked_up(x: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """Sums of x times signs in the kernel's order: four neighbours first, then every fourth of these; (samples, rows)."""
+    behind = (0, -x.shape[1] % LANES)
+    x, signs = functional.pad(x, behind), functional.pad(signs, behind, value=1.0)
+    sums = x.new_zeros(x.shape[0], signs.shape[0], 4)
+    for start in range(0, x.shape[1], LANES):
+        part = x[:, None, start : start + LANES] * signs[None, :, start : start + LANES]
+        fours = part.reshape(*part.shape[:2], 4, 4)
+        sums = sums + ((fours[..., 0] + fours[..., 1]) + (fours[..., 2] + fours[..., 3]))
+    return (sums[..., 0] + sums[..., 1]) + (sums[..., 2] + sums[..., 3])
