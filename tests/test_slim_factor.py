@@ -211,7 +211,7 @@ def test_alternating_is_better_than_its_start():
     [
         (lambda: nn.Linear(40, 30), Svd("layer", 18), "rank"),
         (lambda: nn.Linear(40, 30), Svd("layer", 0), "rank"),
-        (lambda: nn.Linear(40, 30), Svd("other", 3), "no such layer"),
+        (lambda: nn.Linear(40, 30), Svd("other", 3), "no layer 'other'"),
         (lambda: nn.Linear(40, 30), Svd("", 3), "the model itself"),
         (lambda: nn.Linear(1, 30), Svd("layer", 1), "no two factors"),
         (lambda: nn.Linear(40, 30, dtype=torch.complex64), Svd("layer", 3), "complex64"),

@@ -22,10 +22,9 @@ def layer_at(model: nn.Module, path: str, kinds: tuple[type[nn.Module], ...]) ->
     """
     if not path:
         raise Unfit("the model itself is the layer: put it into a Sequential")
-    try:
-        layer = model.get_submodule(path)
-    except AttributeError:
-        raise Unfit(f"{path}: the model has no such layer; its class was another one") from None
+    from wellfit.slim.changes._tree import module_of
+
+    layer = module_of(model, path)
     if type(layer) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise Unfit(f"{path}: it is {type(layer).__name__}, not {wanted}")
@@ -37,13 +36,13 @@ def layer_at(model: nn.Module, path: str, kinds: tuple[type[nn.Module], ...]) ->
 
 def swap(model: nn.Module, path: str, replacement: nn.Module) -> None:
     """Put a module in the place of a layer, wherever in the model that layer stands."""
-    layer = model.get_submodule(path)
-    replacement.train(layer.training)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is layer:
-                setattr(parent, name, replacement)
-                _leave_fast_path(parent)
+    from wellfit.slim.changes._tree import module_of, put_module
+
+    replacement.train(module_of(model, path).training)
+    put_module(model, path, replacement)
+    for parent in model.modules():
+        if any(child is replacement for child in parent.children()):
+            _leave_fast_path(parent)
 
 
 def like(layer: nn.Module) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from torch import nn
 from torch.nn import functional
 
 from wellfit.slim import native
+from wellfit.slim.layers.prepared import Prepared
 from wellfit.slim.native.shape import ConvShape, Weights, unpack_bytes
 
 
-class _Binary(nn.Module):
+class _Binary(Prepared):
     """What both layers have in common.
 
     State: `bits`, uint8 (outputs, ceil(inputs / 8)), bit i of byte j is input 8 j + i of the flattened weight, 1 is +1;
@@ -42,44 +43,15 @@ class _Binary(nn.Module):
         self.scale = nn.Parameter(torch.ones(outputs, device=device, dtype=dtype))
         shift = nn.Parameter(torch.zeros(outputs, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", shift)
-        self._ready: dict[Any, Any] = {}
-        self._seen: list[tuple[int, int]] = []
 
     def signs(self) -> torch.Tensor:
         """-1 and 1 in the dtype of the scales: (outputs, inputs)."""
         return unpack_bytes(self.bits, self.inputs).to(self.scale.dtype) * 2 - 1
 
     def _by_kernel(self, x: torch.Tensor) -> bool:
-        """The C kernel can take this call: nothing is to be differentiated or traced."""
-        scale = self._parameters["scale"]  # past __getattr__: a popcount product takes less time than that of five
-        assert scale is not None
-        return (
-            native.kernel is not None
-            and x.dtype is torch.float32
-            and scale.dtype is torch.float32
-            and x.is_cpu
-            and not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad))
-            and not torch.compiler.is_compiling()
-        )
-
-    def _kept(self, key: Any, make: Any) -> Any:
-        """Something made from the state, until the state changes: weights are loaded, or changed in place."""
-        state = (self._buffers["bits"], self._parameters["scale"], self._parameters["bias"])
-        seen = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in state if t is not None]
-        if seen != self._seen:
-            self._ready, self._seen = {}, seen
-        if key not in self._ready:
-            self._ready[key] = make()
-        return self._ready[key]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moved to another device or dtype, the state may lie where it lay."""
-        self._seen = []
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy makes its own addresses."""
-        return {**self.__dict__, "_ready": {}, "_seen": []}
+        """The C kernel can take this call."""
+        scale = self._parameters["scale"]  # past __getattr__: five of its calls take as long as a popcount product
+        return native.kernel is not None and scale is not None and scale.dtype is torch.float32 and self._plain(x)
 
 
 class BinaryLinear(_Binary):
