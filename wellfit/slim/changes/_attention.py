@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,15 @@ class SlimAttention(nn.Module):
         super().__init__()
         if attention.bias_k is not None or attention.bias_v is not None or attention.add_zero_attn:
             raise Unfit("attention with add_bias_kv or add_zero_attn cannot be cut")
+        self.in_proj_weight: nn.Parameter | None
+        self.in_proj_bias: nn.Parameter | None
+        self.num_heads: int
         self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
         self.scale = 1 / math.sqrt(attention.head_dim)
         self.dropout, self.batch_first = attention.dropout, attention.batch_first
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"):
             self.register_parameter(name, getattr(attention, name))
-        self.out_proj = attention.out_proj
+        self.out_proj: nn.Linear = attention.out_proj
         self.train(attention.training)
         # nn.TransformerEncoderLayer asks for it: its own fused kernel knows attention of full width only.
         self._qkv_same_embed_dim = False
@@ -42,7 +45,7 @@ class SlimAttention(nn.Module):
     @property
     def head_dim(self) -> int:
         """The width of a head."""
-        return self.out_proj.in_features // self.num_heads
+        return int(self.out_proj.in_features) // self.num_heads
 
     def extra_repr(self) -> str:
         """The sizes, for print(model)."""
@@ -85,7 +88,7 @@ class SlimAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        weights = (
+        weights: tuple[torch.Tensor | Any, ...] = (
             (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
             if self.in_proj_weight is None
             else self.in_proj_weight.chunk(3)
@@ -95,7 +98,7 @@ class SlimAttention(nn.Module):
 
     def _by_head(self, tensor: torch.Tensor) -> torch.Tensor:
         """[batch, time, heads x width] as [batch, heads, time, width]."""
-        return tensor.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return tensor.view(*tensor.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _mask(
         self,

@@ -45,7 +45,7 @@ def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
     """
     path, _, key = name.rpartition(".")
     holder = module_of(model, path)
-    found = holder._parameters.get(key)
+    found: torch.Tensor | None = holder._parameters.get(key)
     if found is None:
         found = holder._buffers.get(key)
     if found is None:
@@ -63,7 +63,7 @@ def put_tensor(model: nn.Module, old: torch.Tensor, values: torch.Tensor) -> lis
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     holders = []
-    for module, key in _holders(model, old):
+    for module, key in holders_of(model, old):
         if isinstance(old, nn.Parameter):
             setattr(module, key, new)  # recurrent layers keep lists of their own, which follow
         else:
@@ -73,7 +73,8 @@ def put_tensor(model: nn.Module, old: torch.Tensor, values: torch.Tensor) -> lis
     return holders
 
 
-def _holders(model: nn.Module, tensor: torch.Tensor) -> Iterator[tuple[nn.Module, str]]:
+def holders_of(model: nn.Module, tensor: torch.Tensor) -> Iterator[tuple[nn.Module, str]]:
+    """The modules that hold a parameter or buffer, and the names that it has there."""
     for module in list(model.modules()):
         for key, held in [*module._parameters.items(), *module._buffers.items()]:
             if held is tensor:

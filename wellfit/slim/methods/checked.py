@@ -12,7 +12,7 @@ from torch import nn
 
 from wellfit.slim.changes import Unfit
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.coupled.trace import tensors_in
+from wellfit.slim.measure.running import tensors_in
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 """Differences that rounding explains, relative to the largest output."""

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wellfit.slim.changes._tree import tensor_of
 from wellfit.slim.measure.inputs import Inputs
+from wellfit.slim.measure.running import plain_operations
 from wellfit.slim.methods.coupled.groups import Group, Indices, Place
-from wellfit.slim.methods.coupled.trace import plain_name, plain_operations
+from wellfit.slim.methods.coupled.trace import is_counted, plain_name
 
 Gone = Mapping[Place, Indices]
 """For each axis the indices that are left out."""
@@ -45,11 +46,11 @@ def masked_result(model: nn.Module, inputs: Inputs, kept: Mapping[Group, Indices
         return inputs.call(model)
 
 
-class _OverTheKept(TorchDispatchMode):
+class _OverTheKept(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operations that go over channels leave out those that are not kept; calls are counted as the trace did."""
 
     def __init__(self, kept: Mapping[Group, Indices]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._calls = 0
         self._gone: dict[int, tuple[int, list[Indices]]] = {}
         for group, channels in kept.items():
@@ -58,8 +59,8 @@ class _OverTheKept(TorchDispatchMode):
                 self._gone.setdefault(number, (axis, []))[1].append(members[left_out].reshape(-1))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._calls += 1
-        if self._calls not in self._gone:
+        self._calls += is_counted(func)
+        if self._calls not in self._gone or not is_counted(func):
             return func(*args, **(kwargs or {}))
         axis, gone = self._gone[self._calls]
         order = np.setdiff1d(np.arange(args[0].shape[axis]), np.concatenate(gone))

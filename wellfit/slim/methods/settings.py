@@ -10,13 +10,15 @@ from torch import nn
 
 from wellfit.slim.changes._attention import SlimAttention
 from wellfit.slim.changes.cut import Setting
-from wellfit.slim.methods.coupled.groups import Indices, Place
+from wellfit.slim.methods.coupled.groups import Group, Indices, Place
+
+Settings = tuple[Setting, ...]
 
 _MOST_TRIED = 40  # each one is a forward pass of a copy
 _MOST_TOGETHER = 2
 
 
-def head_settings(model: nn.Module, gone: Mapping[Place, Indices]) -> tuple[Setting, ...]:
+def head_settings(model: nn.Module, gone: Mapping[Place, Indices]) -> Settings:
     """How many heads are left of each attention module of torch's own (or of ours) whose heads are cut."""
     found: list[Setting] = []
     by_axis = {(place.tensor, place.axis): indices for place, indices in gone.items()}
@@ -34,27 +36,29 @@ def head_settings(model: nn.Module, gone: Mapping[Place, Indices]) -> tuple[Sett
     return tuple(found)
 
 
-def proposals(model: nn.Module, gone: Mapping[Place, Indices]) -> Iterator[tuple[Setting, ...]]:
+def proposals(model: nn.Module, chosen: Mapping[Group, Indices], gone: Mapping[Place, Indices]) -> Iterator[Settings]:
     """Settings that might mend a cut, likely ones first: all numbers of users' modules that were a size, then each
     alone, then two."""
-    single = list(_numbers(model, _sizes(gone)))
-    few = (choice for count in range(1, _MOST_TOGETHER + 1) for choice in combinations(single, count))
-    yield from islice(dict.fromkeys([tuple(single), *few] if single else []), _MOST_TRIED)
+    single = list(_numbers(model, _sizes(chosen, gone)))
+    first = {(path, attribute): (path, attribute, value) for path, attribute, value in reversed(single)}
+    few = (
+        choice
+        for count in range(1, _MOST_TOGETHER + 1)
+        for choice in combinations(single, count)
+        if len({setting[:2] for setting in choice}) == count
+    )
+    yield from islice(dict.fromkeys([tuple(first.values()), *few] if single else []), _MOST_TRIED)
 
 
-def _sizes(gone: Mapping[Place, Indices]) -> dict[int, int]:
-    """Sizes that change, and what becomes of them: of whole axes, and of the blocks that channels come in.
-
-    An axis of 48 in which 4 of 16 channels go, each with 3 indices, is 48 -> 36 and 16 -> 12; where a head of 4 goes,
-    it is 4 -> 3 as well.
-    """
-    sizes: dict[int, int] = {}
-    for place, indices in gone.items():
-        left = place.size - len(indices)
-        sizes.setdefault(place.size, left)
-        for count in range(2, place.size):
-            if place.size % count == 0 and left % (place.size // count) == 0:
-                sizes.setdefault(count, left * count // place.size)
+def _sizes(chosen: Mapping[Group, Indices], gone: Mapping[Place, Indices]) -> dict[int, int]:
+    """What sizes become: whole axes, the number of channels (heads), and multiples of it (heads of queries, where each
+    channel is a head of keys)."""
+    sizes = {place.size: place.size - len(indices) for place, indices in gone.items()}
+    for group, channels in chosen.items():
+        for place in group.places:
+            for count in range(group.channels, place.size + 1, group.channels):
+                if place.size % count == 0:
+                    sizes.setdefault(count, count * len(channels) // group.channels)
     return sizes
 
 
@@ -68,7 +72,7 @@ def _numbers(model: nn.Module, sizes: Mapping[int, int]) -> Iterator[Setting]:
                 continue
             if type(value) is int and value in sizes:
                 yield path, attribute, sizes[value]
-            elif isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):
-                changed = tuple(sizes.get(item, item) for item in value)
-                if changed != tuple(value):
-                    yield path, attribute, changed
+            elif isinstance(value, (tuple, list)) and all(type(item) is int for item in value):
+                for place, item in enumerate(value):
+                    if item in sizes:
+                        yield path, attribute, (*value[:place], sizes[item], *value[place + 1 :])

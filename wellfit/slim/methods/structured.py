@@ -70,7 +70,7 @@ def checked_cut(model: nn.Module, inputs: Inputs, coupling: Coupling, kept: Kept
     check = _Check(random, given, chosen, gone)
     problem = check(cut)
     if problem:
-        sized = (Cut(slices, (*cut.settings, *settings)) for settings in proposals(base, gone))
+        sized = (Cut(slices, (*cut.settings, *settings)) for settings in proposals(base, chosen, gone))
         mended = next((other for other in sized if not check(other)), None)
         if mended is None:
             raise Unfit(problem)

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from wellfit.slim.changes import Unfit
 from wellfit.slim.measure.inputs import Inputs
+from wellfit.slim.measure.running import plain_operations, tensors_in
 from wellfit.slim.methods.coupled.labels import Label, Labels
 from wellfit.slim.methods.coupled.operations import rule_of
-from wellfit.slim.methods.coupled.trace import Trace, plain_operations, tensors_in
+from wellfit.slim.methods.coupled.trace import Trace
 
 Indices = NDArray[np.int64]
 _MOST_PASSED_OVER = 2  # (query, key, value) x heads x width, and one more
@@ -94,7 +96,7 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
     Raises:
         Unfit: the model cannot be copied or called so, or returns no tensor.
     """
-    if any(isinstance(value, nn.parameter.UninitializedTensorMixin) for value in model.parameters()):
+    if any(is_lazy(value) for value in [*model.parameters(), *model.buffers()]):
         raise Unfit("some parameters have no size yet: call the model once first")
     try:
         copied = copy.deepcopy(model).cpu().eval()
@@ -115,8 +117,8 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
         if id(tensor) not in trace.seen:
             for axis in trace.axes(tensor):
                 trace.labels.freeze(axis, unseen)
-    groups = tuple(_groups(trace, {name: trace.axes(tensor) for name, tensor in tensors.items()}))
-    return Coupling(groups, _refusals(trace.labels, tensors, trace, groups))
+    groups = tuple(_groups(trace, tensors))
+    return Coupling(groups, _refusals(tensors, trace, groups))
 
 
 def _run(model: nn.Module, inputs: Inputs, trace: Trace) -> None:
@@ -157,24 +159,24 @@ def _unusual(tensor: torch.Tensor) -> str:
     return "it is quantised" if tensor.is_quantized else ""
 
 
-def _groups(trace: Trace, tensors: Mapping[str, list[Label]]) -> Iterator[Group]:
+def _groups(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> Iterator[Group]:
     labels = trace.labels
     found: dict[int, dict[Place, Indices]] = defaultdict(dict)
-    for name, axes in tensors.items():
-        for number, axis in enumerate(axes):
+    for name, tensor in tensors.items():
+        for number, axis in enumerate(trace.axes(tensor)):
             for root, indices in _by_root(labels, axis):
                 found[root][Place(name, number, len(axis))] = indices
     alike: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
-    for root, places in found.items():
-        if len(places) > 1:
-            alike[tuple((place, len(indices)) for place, indices in places.items())].append(root)
+    for root, of in found.items():
+        if len(of) > 1:
+            alike[tuple((place, len(indices)) for place, indices in of.items())].append(root)
     taken: dict[str, int] = defaultdict(int)
     for signature, roots in alike.items():
         places = tuple(place for place, _ in signature)
         if len(roots) == 1 and all(found[roots[0]][place].size == place.size for place in places):
             continue  # one channel that is all there is
         members = tuple(np.stack([found[root][place] for root in roots]) for place in places)
-        name = _maker(places, tensors)
+        name = _maker(places, trace, tensors)
         taken[name] += 1
         title = name if taken[name] == 1 else f"{name} {taken[name]}"
         yield Group(title, places, members, _restated(trace, roots))
@@ -196,10 +198,15 @@ def _restated(trace: Trace, roots: list[int]) -> dict[int, tuple[int, Indices]]:
     return found
 
 
-def _maker(places: tuple[Place, ...], tensors: Mapping[str, list[Label]]) -> str:
-    """The layer whose outputs they are: the first weight that has them along its first axis."""
-    weights = [place for place in places if place.axis == 0 and len(tensors[place.tensor]) > 1]
-    return layer_of((weights or places)[0].tensor)
+def _maker(places: tuple[Place, ...], trace: Trace, tensors: Mapping[str, torch.Tensor]) -> str:
+    """The layer whose outputs they are: the first one to be used whose weight has them along its first axis, or which
+    looks them up."""
+    weights = [
+        place
+        for place in places
+        if tensors[place.tensor].dim() > 1 and (place.axis == 0 or id(tensors[place.tensor]) in trace.tables)
+    ]
+    return layer_of(min(weights or places, key=lambda place: trace.seen[id(tensors[place.tensor])]).tensor)
 
 
 def layer_of(tensor: str) -> str:
@@ -207,16 +214,14 @@ def layer_of(tensor: str) -> str:
     return tensor.rpartition(".")[0] or tensor
 
 
-def _refusals(
-    labels: Labels, tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...]
-) -> dict[str, str]:
+def _refusals(tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...]) -> dict[str, str]:
     """Layers that make no group and have a weight that lies in none by its first axis, and why."""
-    makers = {_maker(group.places, {name: trace.axes(tensor) for name, tensor in tensors.items()}) for group in groups}
+    makers = {_maker(group.places, trace, tensors) for group in groups}
     cut = {place.tensor for group in groups for place in group.places if place.axis == 0}
     refused: dict[str, str] = {}
     for name, tensor in tensors.items():
         if tensor.dim() < 2 or name in cut or layer_of(name) in makers:
             continue
-        reasons = [labels.why(int(label)) for label in trace.axes(tensor)[0][:1]]
+        reasons = [trace.labels.why(int(label)) for label in trace.axes(tensor)[0][:1]]
         refused.setdefault(layer_of(name), (reasons[0] if reasons else "") or "all its outputs hang together")
     return refused

@@ -24,10 +24,17 @@ class Labels:
         self._parent = np.zeros(1, dtype=np.int64)
         self._why = np.ones(1, dtype=np.int64)  # place of the reason; 0 for a label that is free
         self._reasons = ["", "it belongs to the input"]
+        self._stretched = np.zeros(1, dtype=np.bool_)
 
-    def fresh(self, count: int) -> Label:
-        """New labels, each free and alone."""
+    def fresh(self, count: int, *, stretched: bool = False) -> Label:
+        """New labels, each free and alone.
+
+        Args:
+            count: how many.
+            stretched: of an axis that holds the same thing over and over: fixed as soon as it is not alone in its axis.
+        """
         start = len(self._parent)
+        self._stretched = np.concatenate([self._stretched, np.full(count, stretched)])
         made = np.arange(start, start + count, dtype=np.int64)
         self._parent = np.concatenate([self._parent, made])
         self._why = np.concatenate([self._why, np.zeros(count, dtype=np.int64)])
@@ -52,9 +59,14 @@ class Labels:
         free: NDArray[np.bool_] = self._why[self.roots(labels)] == 0
         return free
 
+    def is_stretched(self, labels: Label) -> NDArray[np.bool_]:
+        """Which of them still belong to nothing but a stretched axis, same shape."""
+        stretched: NDArray[np.bool_] = self._stretched[self.roots(labels)]
+        return stretched
+
     def why(self, label: int) -> str:
         """Why a label is frozen; empty if it is free."""
-        return self._reasons[self._why[self.roots(np.array([label]))[0]]]
+        return self._reasons[int(self._why[self._root(label)])]
 
     def unite(self, one: Label, other: Label, reason: str) -> None:
         """Indices of two axes belong together, pair by pair; what meets a fixed index is frozen for the reason."""
@@ -90,6 +102,7 @@ class Labels:
         if first != second:
             self._parent[second] = first
             self._why[first] = self._why[first] or self._why[second]
+            self._stretched[first] = self._stretched[first] and self._stretched[second]
 
     def _root(self, label: int) -> int:
         while self._parent[label] != label:
@@ -147,6 +160,11 @@ def _block(splits: Splits, axes: list[Label], shape: list[int]) -> list[Label]:
     labels = splits.labels
     fixed = [labels.fixed(size) for size in shape]
     live = [place for place, axis in enumerate(axes) if labels.is_free(axis).any()]
+    if len(live) > 1:
+        stretched = [place for place in live if labels.is_stretched(axes[place]).all()]
+        for place in stretched:
+            labels.freeze(axes[place], "it is stretched to a size that the model's code fixes")
+        live = [place for place in live if place not in stretched]
     if not live:
         return fixed
     if len(live) > 1:

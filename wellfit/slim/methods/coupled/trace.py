@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wellfit.slim.measure.running import tensors_in
 from wellfit.slim.methods.coupled.labels import Label, Labels
 
 Axes = list[Label]
@@ -60,7 +59,7 @@ class Call:
 Rule = Callable[[Call], "list[Axes]"]
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, each operation of torch is followed: what comes in has labels, so what comes out gets some.
 
     Args:
@@ -71,14 +70,15 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, rule_of: Callable[[Call], Rule], inner: bool, passed_over: Mapping[int, int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.labels = Labels()
         self.inner = inner
         self.passed_over = passed_over
         self.taken_apart: set[int] = set()
         self._split_at: dict[int, tuple[int, Label]] = {}
         self.restated: dict[int, tuple[Label, int]] = {}
-        self.seen: set[int] = set()
+        self.seen: dict[int, int] = {}
+        self.tables: set[int] = set()
         self._calls = 0
         self._rule_of = rule_of
         self._axes: dict[int, Axes] = {}
@@ -91,7 +91,7 @@ class Trace(TorchDispatchMode):
 
     def axes(self, tensor: torch.Tensor) -> Axes:
         """The labels of a tensor; one that came from nowhere is frozen."""
-        self.seen.add(id(tensor))
+        self.seen.setdefault(id(tensor), len(self.seen))
         if id(tensor) not in self._axes:
             made = [self.labels.fresh(size) for size in tensor.shape]
             for axis in made:
@@ -120,7 +120,7 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the operator, then give its result labels."""
-        self._calls += 1
+        self._calls += is_counted(func)
         result = func(*args, **(kwargs or {}))
         call = Call(self, func, args, kwargs or {}, result)
         results = list(tensors_in(result))
@@ -135,41 +135,12 @@ class Trace(TorchDispatchMode):
         return result
 
 
+def is_counted(function: Any) -> bool:
+    """Whether a call has a number. Tensors that are held on to, as a trace does, are detached once more by torch."""
+    return plain_name(function) != "detach"
+
+
 def plain_name(function: Any) -> str:
     """An operator's name without its namespace, overload, and mark of a change in place: "add" for aten::add_."""
     name: str = function._schema.name.split("::")[-1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in lists, tuples, dictionaries, and objects that hold some as attributes, in their order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from tensors_in(item)
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)) and not callable(value):
-        yield from tensors_in(vars(value))
-
-
-@contextmanager
-def plain_operations() -> Iterator[None]:
-    """torch computes with small operations that can be followed: no fused attention, encoder layer or recurrence."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        with warnings.catch_warnings():  # of graphics cards that are not there
-            warnings.simplefilter("ignore")
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # type: ignore[no-untyped-call]
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from wellfit.slim.measure.running import tensors_in
 from wellfit.slim.methods.coupled.labels import Label
-from wellfit.slim.methods.coupled.trace import Axes, Call, Rule, tensors_in
+from wellfit.slim.methods.coupled.trace import Axes, Call, Rule
 
 
 def _convolution(call: Call) -> list[Axes]:
@@ -89,6 +90,7 @@ def _with_statistics(call: Call, given: Axes) -> list[Axes]:
 
 def _embedding(call: Call) -> list[Axes]:
     weight = call.axes(call["weight"])
+    call.trace.tables.add(id(call["weight"]))
     call.freeze(weight[0], "its rows are looked up by number")
     return [[*call.axes(call["indices"]), weight[1]]]
 

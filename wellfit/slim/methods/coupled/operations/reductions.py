@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wellfit.slim.methods.coupled.trace import Axes, Call, Rule, tensors_in
+from wellfit.slim.measure.running import tensors_in
+from wellfit.slim.methods.coupled.trace import Axes, Call, Rule
 
 
 def _over(call: Call) -> list[int]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from wellfit.slim.measure.running import tensors_in
 from wellfit.slim.methods.coupled.labels import Label, viewed
-from wellfit.slim.methods.coupled.trace import Axes, Call, Rule, tensors_in
+from wellfit.slim.methods.coupled.trace import Axes, Call, Rule
 
 
 def _view(call: Call) -> list[Axes]:
@@ -40,7 +41,9 @@ def _expand(call: Call) -> list[Axes]:
     front = len(shape) - len(axes)
     return [
         [
-            axes[place - front] if place >= front and len(axes[place - front]) == size else call.labels.fresh(size)
+            axes[place - front]
+            if place >= front and len(axes[place - front]) == size
+            else call.labels.fresh(size, stretched=True)
             for place, size in enumerate(shape)
         ]
     ]
@@ -159,7 +162,8 @@ def _picked(call: Call) -> list[Axes]:
         return call.freeze_all()
     for place in used:
         call.freeze(axes[place], "its indices are picked by number")
-    inner = [call.labels.fixed(size) for size in torch.broadcast_shapes(*[index.shape for index in chosen])]
+    shape = torch.broadcast_tensors(*chosen)[0].shape  # type: ignore[no-untyped-call]
+    inner = [call.labels.fixed(size) for size in shape]
     return [[*axes[: used[0]], *inner, *axes[used[-1] + 1 :]]]
 
 
