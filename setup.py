@@ -1,7 +1,7 @@
-"""Builds the optional C kernel of the probe; everything else about the package is said in pyproject.toml.
+"""Builds the optional C kernels; everything else about the package is said in pyproject.toml.
 
-The kernel is a plain shared library that ctypes loads. Without a compiler, or with one that does not know it (MSVC),
-wellfit installs all the same and uses its torch twin.
+A kernel is a plain shared library that ctypes loads. Without a compiler, or with one that does not know it (MSVC),
+wellfit installs all the same and uses the kernel's twin in torch.
 """
 
 import sys
@@ -10,6 +10,7 @@ from setuptools import Extension, setup  # type: ignore[import-untyped]
 from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 
 FOLDER = "wellfit/probe/native/"
+SLIM = "wellfit/slim/native/"
 
 
 class BuildKernel(build_ext):  # type: ignore[misc]
@@ -36,6 +37,17 @@ setup(
             extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-g0", "-fvisibility=hidden"],
             libraries=[] if sys.platform == "win32" else ["m"],
             optional=True,
-        )
+        ),
+        Extension(
+            "wellfit.slim.native._binary",
+            sources=[SLIM + "binary.c"],
+            depends=[SLIM + "binary_level.h"],
+            # A product and a sum that become one rounding would differ between instruction sets.
+            extra_compile_args=[]
+            if sys.platform == "win32"
+            else ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"],
+            libraries=[] if sys.platform == "win32" else ["m"],
+            optional=True,
+        ),
     ],
 )

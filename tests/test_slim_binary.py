@@ -18,6 +18,7 @@ from wellfit.slim import native
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.binary import Binary, binarised
 from wellfit.slim.layers import binary as layers
+from wellfit.slim.methods.binarise import binarise
 from wellfit.slim.native.shape import ConvShape, Weights, pack_bytes, pack_words, unpack_bytes
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -261,3 +262,15 @@ def test_groups_with_one_bit_weights():
     x = torch.randn(1, 8, 5, 5)
     slim = changed(model, Binary("layer"))
     torch.testing.assert_close(slim(x), by_hand(model.layer, x, False, False), rtol=1e-4, atol=1e-4)
+
+
+def test_ends_are_left_alone_and_untrained_weights_are_said_to_be():
+    model = nn.Sequential(nn.Linear(20, 20), nn.Conv1d(4, 4, 3), nn.Linear(20, 20), nn.Linear(20, 20))
+    found = binarise(model, both=True)
+    assert found.changes == (Binary("2", True),) and found.needs == "a run under binarise"
+    assert found.skipped["0"] == found.skipped["3"] == "it is the first or the last layer"
+    assert "Conv1d" in found.skipped["1"]
+    assert len(binarise(model, ends=True).changes) == 3
+    with torch.no_grad():
+        model[2].weight.copy_(torch.where(model[2].weight >= 0, 0.3, -0.3))
+    assert binarise(model).needs == ""

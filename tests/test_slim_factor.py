@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from wellfit.errors import WellfitError
 from wellfit.slim.changes import Change, Unfit, as_json, from_json, redo_all
 from wellfit.slim.changes.cp import Cp, cp_factors
 from wellfit.slim.changes.svd import Svd, factored, largest_rank
 from wellfit.slim.changes.tucker import Tucker, tucker2, tucker_parameters
+from wellfit.slim.methods.factor import by_energy, by_share, by_target, rank_of_energy
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -147,7 +149,12 @@ def test_recurrent_layers_keep_what_is_behind_their_input(kind, bidirectional):
 def conv_settings():
     modes = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
     return st.fixed_dictionaries(
-        {"stride": st.integers(1, 2), "padding": st.integers(0, 2), "dilation": st.integers(1, 2), "padding_mode": modes}
+        {
+            "stride": st.integers(1, 2),
+            "padding": st.integers(0, 2),
+            "dilation": st.integers(1, 2),
+            "padding_mode": modes,
+        }
     )
 
 
@@ -287,3 +294,79 @@ def test_frozen_and_half_precision_layers_stay_so():
 def test_the_largest_rank_is_the_largest_that_gains(rows, columns):
     rank = largest_rank(rows, columns)
     assert rank * (rows + columns) < rows * columns <= (rank + 1) * (rows + columns)
+
+
+def mixed_model() -> nn.Sequential:
+    """Layers of low rank with a little noise, one with no small rank, and one that cannot be factored."""
+    model = nn.Sequential(
+        nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Flatten(), nn.Linear(64, 64)
+    )
+    with torch.no_grad():
+        core = torch.einsum("tp,pqyx,sq->tsyx", torch.randn(16, 3), torch.randn(3, 2, 3, 3), torch.randn(8, 2))
+        model[0].weight.copy_(core + 0.01 * torch.randn(core.shape))
+        model[1].weight.copy_(torch.linalg.qr(torch.randn(16, 16))[0][..., None, None])
+        model[4].weight.copy_(torch.randn(64, 4) @ torch.randn(4, 64))
+    return model
+
+
+def test_ranks_by_energy_find_the_ranks_that_are_there():
+    model = mixed_model()
+    found = by_energy(model, 0.99)
+    assert found.changes == (Tucker("0", 2, 3), Svd("4", 4))
+    assert "rank" in found.skipped["1"] and "depthwise" in found.skipped["2"]
+    assert set(found.skipped) == {"1", "2"} and found.errors["0"] < 0.1 and found.errors["4"] < 1e-5
+    assert by_energy(model, 0.99, convs="cp").changes[0] == Cp("0", 5)
+    for change in found.changes:
+        change.apply(model)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("convs", ["tucker", "cp"])
+def test_ranks_by_share_use_at_most_that_share(share, convs):
+    model = nn.ModuleDict({"conv": nn.Conv2d(24, 32, 3), "linear": nn.Linear(60, 50), "table": nn.Embedding(90, 40)})
+    found = by_share(model, share, convs=convs)
+    assert [change.layer for change in found.changes] == ["conv", "linear", "table"]
+    for change in found.changes:
+        layer = model[change.layer]
+        whole = layer.weight.numel()
+        change.apply(model)
+        now = sum(p.numel() for p in model[change.layer].parameters() if p.ndim > 1)
+        assert 0.7 * share * whole < now <= share * whole
+
+
+def test_a_target_goes_where_it_keeps_most():
+    torch.manual_seed(1)
+    model = nn.ModuleDict({name: nn.Linear(60, 60, bias=False) for name in ("low", "high", "whole")})
+    with torch.no_grad():
+        model["low"].weight.copy_(torch.randn(60, 3) @ torch.randn(3, 60))
+        model["high"].weight.copy_(torch.randn(60, 20) @ torch.randn(20, 60))
+    for share in (0.2, 0.5):
+        found = by_target(model, share)
+        ranks = {change.layer: change.rank for change in found.changes}
+        assert ranks["low"] <= 4 < ranks["high"]
+        slim = copy.deepcopy(model)
+        for change in found.changes:
+            change.apply(slim)
+        assert sum(p.numel() for p in slim.parameters()) <= share * 3 * 3600
+        best = sum(error**2 for error in found.errors.values())
+        even = sum(factored(layer.weight, int(share * 30)).error ** 2 for layer in model.values())
+        assert best < even
+    assert "whole" not in {change.layer for change in by_target(model, 0.9).changes}
+
+
+def test_wishes_out_of_range_and_weights_that_are_not_finite():
+    for wrong in (0.0, 1.5, float("nan")):
+        with pytest.raises(WellfitError, match="above 0 up to 1"):
+            by_energy(nn.Linear(4, 4), wrong)
+    model = nn.ModuleDict({"ill": nn.Linear(20, 20), "zero": nn.Linear(20, 20)})
+    with torch.no_grad():
+        model["ill"].weight[0] = torch.inf
+        model["zero"].weight.zero_()
+    found = by_energy(model, 0.5)
+    assert "not finite" in found.skipped["ill"] and found.changes == (Svd("zero", 1),)
+    assert "not finite" in by_target(model, 0.5).skipped["ill"]
+
+
+def test_rank_of_energy():
+    values = torch.tensor([4.0, 2.0, 1.0])
+    assert [rank_of_energy(values, energy) for energy in (0.1, 16 / 21, 0.77, 20 / 21, 0.96, 1.0)] == [1, 1, 2, 2, 3, 3]

@@ -66,7 +66,12 @@ class Grouped(Change):
         from wellfit.slim.layers.shuffled import ShuffledConv
 
         conv = type(old)(
-            old.in_channels, old.out_channels, groups=self.groups, bias=old.bias is not None, **geometry(old), **like(old)
+            old.in_channels,
+            old.out_channels,
+            groups=self.groups,
+            bias=old.bias is not None,
+            **geometry(old),
+            **like(old),
         )
         return frozen_alike(old, ShuffledConv(conv))
 

@@ -58,9 +58,7 @@ class Reduced(Change):
     def _made(self, old: Any) -> Any:
         from torch import nn
 
-        main = type(old)(
-            self.channels, old.out_channels, bias=old.bias is not None, **geometry(old), **like(old)
-        )
+        main = type(old)(self.channels, old.out_channels, bias=old.bias is not None, **geometry(old), **like(old))
         return frozen_alike(old, nn.Sequential(pointwise(old, old.in_channels, self.channels), main))
 
 

@@ -208,4 +208,3 @@ def _made_recurrent(old: Any, rank: int) -> nn.Module:
     kind = {"device": old.weight_ih_l0.device, "dtype": old.weight_ih_l0.dtype}
     narrow = nn.Linear(old.input_size, rank, bias=False, **kind)
     return FactoredRecurrent(narrow, type(old)(input_size=rank, **same, **kind))
-

@@ -36,7 +36,9 @@ class _Binary(Prepared):
 
     bits: torch.Tensor
 
-    def __init__(self, outputs: int, inputs: int, bias: bool, both: bool, scaled: bool, device: Any, dtype: Any) -> None:
+    def __init__(
+        self, outputs: int, inputs: int, bias: bool, both: bool, scaled: bool, device: Any, dtype: Any
+    ) -> None:
         super().__init__()
         self.outputs, self.inputs, self.both, self.scaled = outputs, inputs, both, scaled
         self.register_buffer("bits", torch.zeros(outputs, -(-inputs // 8), dtype=torch.uint8, device=device))
@@ -197,7 +199,9 @@ class BinaryConv2d(_Binary):
 
     def extra_repr(self) -> str:
         _, kernel, stride, _, _ = self.shape
-        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={kernel}, stride={stride}, padding={self.padding}"
+        sizes = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={kernel}, stride={stride}, padding={self.padding}"
+        )
         return f"{sizes}, groups={self.groups}, both={self.both}"
 
 

@@ -56,7 +56,9 @@ class Int8Recurrent(Prepared):
         y, last = self._run(steps.data, (steps.batch_sizes,), state, ())
         return steps._replace(data=y), _ordered(last, steps.unsorted_indices)
 
-    def _run(self, x: torch.Tensor, sizes: tuple[Any, ...], state: Any, batch_first: tuple[bool, ...]) -> tuple[Any, Any]:
+    def _run(
+        self, x: torch.Tensor, sizes: tuple[Any, ...], state: Any, batch_first: tuple[bool, ...]
+    ) -> tuple[Any, Any]:
         """One of torch's four functions: quantised or not, LSTM or GRU."""
         quick = x.numel() > 0 and self._plain(x) and not self.training
         has_bias = quick or self.has_bias  # torch's int8 kernels ask for some: zeros

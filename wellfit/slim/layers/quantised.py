@@ -50,7 +50,9 @@ class Int8Linear(_Quantised):
     weight: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, static: bool, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool, static: bool, device: Any = None, dtype: Any = None
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.static = inputs, outputs, static
         weight, scale = torch.zeros(outputs, inputs, dtype=torch.int8), torch.ones(outputs)
@@ -128,8 +130,8 @@ class Int8Conv2d(_Quantised):
 
 
 class Fp8Linear(_Quantised):
-    """Weights of 8 bits in the format e4m3, a scale for each output. It is smaller in the file; the product is one of
-    floats.
+    """Weights of 8 bits in the format e4m3, a scale for each output. It is smaller in the file; in memory the
+    weights are floats again.
 
     State: `weight` uint8 (outputs, inputs), the bits of float8_e4m3fn; `scale` float32 (outputs,); `bias`.
     """
@@ -145,9 +147,11 @@ class Fp8Linear(_Quantised):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., inputs)."""
-        weight = self.weight.view(torch.float8_e4m3fn).to(x.dtype)
-        y = functional.linear(x, weight) * self.scale.to(x.dtype)
-        return y if self.bias is None else y + self.bias
+        weight = self._kept(x.dtype, lambda: self._floats(x.dtype)) if self._quick(x) else self._floats(x.dtype)
+        return functional.linear(x, weight, self.bias)
+
+    def _floats(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.weight.view(torch.float8_e4m3fn).to(dtype) * self.scale.to(dtype)[:, None]
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
@@ -186,8 +190,9 @@ class Int4Linear(_Quantised):
         packed, scales = self._kept("packed", self._packed)
         missing = self.weight.shape[1] * 2 - self.in_features
         flat = functional.pad(x.reshape(-1, self.in_features), (0, missing))
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.contiguous(), packed, self.group, scales)
-        y = y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        # Of torch's kernels for int4 that for bfloat16 is fast; the one for float32 takes ten times as long as no int4.
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.bfloat16(), packed, self.group, scales)
+        y = y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features).to(x.dtype)
         result: torch.Tensor = y if self.bias is None else y + self.bias
         return result
 
@@ -200,7 +205,7 @@ class Int4Linear(_Quantised):
         levels = functional.pad(self._levels().to(torch.int32), (0, 0, 0, more))
         scales = functional.pad(torch.stack([self.scale, self.shift], -1), (0, 0, 0, 0, 0, more))
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
-        return packed, scales.transpose(0, 1).contiguous()
+        return packed, scales.transpose(0, 1).bfloat16().contiguous()
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, group={self.group}"
