@@ -1,4 +1,4 @@
-"""Factored layers: full rank is the layer itself, the error falls with the rank, and a fresh model takes the weights."""
+"""Factored layers: full rank is the layer itself, the error falls with the rank, a fresh model takes the weights."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
 import sys
 import types
 from importlib import import_module
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wellfit.errors import WellfitError
-from wellfit.slim.changes import Unfit
+from wellfit.slim.changes import Unfit, redo_all
 from wellfit.slim.changes.quantised import Quantised, fp8, int4, int8
 from wellfit.slim.changes.torchao import Torchao
 from wellfit.slim.measure.inputs import Inputs
@@ -169,6 +170,39 @@ def test_ranges_must_have_been_measured():
         for span in (None, (1.0, -1.0), (-torch.inf, 1.0)):
             with pytest.raises(Unfit, match="not measured"):
                 Quantised("layer", "static", inputs=span, outputs=span).apply(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(20, 12), nn.Conv2d(5, 6, 3, 2, 1)], ids=["linear", "conv"])
+def test_training_for_eight_bits_computes_what_they_will(layer):
+    x = torch.randn(4, 20) if isinstance(layer, nn.Linear) else torch.randn(4, 5, 8, 8)
+    model = Sorted(layer)
+    rounding = changed(model, Quantised("layer", "qat"))
+    y = rounding(x)
+    assert 0 < float((y - model(x)).norm().detach() / y.norm().detach()) < 0.03
+    assert list(rounding.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(redone(model, Quantised("layer", "qat"), rounding)(x), y, rtol=0, atol=0)
+    train_one_step(rounding, x)
+    y = rounding(x).detach()
+    spans = {"inputs": (float(x.min()), float(x.max())), "outputs": (float(y.min()), float(y.max()))}
+    final = Quantised("layer", "static", **spans)
+    small = changed(rounding, final).eval()
+    with torch.no_grad():
+        found = small(x)
+    # A convolution rounds its outputs, too.
+    assert float((found - y).norm() / y.norm()) < (1e-3 if isinstance(layer, nn.Linear) else 0.01)
+    # A fresh model goes through both changes.
+    fresh = Sorted(copy.deepcopy(layer))
+    redo_all(fresh, [Quantised("layer", "qat"), final.stored()])
+    fresh.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.eval()(x), found, rtol=0, atol=0)
+
+
+def test_reading_a_list_of_changes_needs_no_torch():
+    code = "import sys; from wellfit.slim.changes import known_changes as k; print(sorted(k()), 'torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    names = ["binary", "cp", "grouped", "quantised", "reduced", "separable", "svd", "torchao", "tucker"]
+    assert all(repr(name) in out for name in names) and out.rstrip().endswith("False")
 
 
 def small_model() -> nn.Module:

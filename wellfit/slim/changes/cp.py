@@ -125,7 +125,8 @@ def _start(unfolding: torch.Tensor, rank: int, generator: torch.Generator, leadi
     if leading:
         vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(1)[:, :rank]
         random[:, : vectors.shape[1]] = vectors
-    return random / random.norm(dim=0).clamp(min=1e-30)
+    lengths: torch.Tensor = torch.linalg.vector_norm(random, dim=0)
+    return random / lengths.clamp(min=1e-30)
 
 
 def _alternate(

@@ -101,9 +101,9 @@ class Svd(Change):
 
         if isinstance(old, nn.RNNBase):
             new.narrow.weight.copy_(factors.a)
-            known = dict(old.named_parameters())
+            known: dict[str, torch.Tensor] = dict(old.named_parameters())
             parts = factors.b.chunk(2 if old.bidirectional else 1)
-            known |= {name: part for name, part in zip(("weight_ih_l0", "weight_ih_l0_reverse"), parts)}
+            known |= dict(zip(("weight_ih_l0", "weight_ih_l0_reverse"), parts))
             for name, parameter in new.recurrent.named_parameters():
                 parameter.copy_(known[name])
             return
@@ -138,7 +138,8 @@ def spectrum(matrix: torch.Tensor) -> torch.Tensor:
     import torch
 
     wide = matrix.detach().to(torch.float64 if min(matrix.shape) <= EXACT else torch.float32)
-    return torch.linalg.svdvals(wide).double()
+    values: torch.Tensor = torch.linalg.svdvals(wide)
+    return values.double()
 
 
 def factored(matrix: torch.Tensor, rank: int) -> Factors:

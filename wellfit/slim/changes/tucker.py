@@ -127,13 +127,15 @@ def _leading(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading left singular vectors: by the eigenvectors of the (small) Gram matrix."""
     import torch
 
-    return torch.linalg.eigh(matrix @ matrix.T).eigenvectors.flip(1)[:, :rank].contiguous()
+    vectors: torch.Tensor = torch.linalg.eigh(matrix @ matrix.T).eigenvectors
+    return vectors.flip(1)[:, :rank].contiguous()
 
 
 def _values(matrix: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.linalg.eigvalsh(matrix @ matrix.T).clamp(min=0).sqrt().flip(0)
+    values: torch.Tensor = torch.linalg.eigvalsh(matrix @ matrix.T)
+    return values.clamp(min=0).sqrt().flip(0)
 
 
 def _project(kernel: torch.Tensor, factor: torch.Tensor, mode: int) -> torch.Tensor:

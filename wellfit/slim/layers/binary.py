@@ -214,7 +214,8 @@ class _StraightSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return gradient * (x.abs() <= 1)
+        passed: torch.Tensor = gradient * (x.abs() <= 1)
+        return passed
 
 
 def straight_sign(x: torch.Tensor) -> torch.Tensor:

@@ -63,17 +63,18 @@ class Int8Recurrent(Prepared):
         quick = x.numel() > 0 and self._plain(x) and not self.training
         has_bias = quick or self.has_bias  # torch's int8 kernels ask for some: zeros
         about = (has_bias, self.num_layers, self.dropout, self.training, self.bidirectional, *batch_first)
-        if quick and self.is_lstm:
-            options = {"dtype": torch.qint8, "use_dynamic": True}
-            y, h, c = torch.quantized_lstm(x, *sizes, list(state), self._kept("cells", self._cells), *about, **options)
-        elif quick:
-            return torch.quantized_gru(x, *sizes, state, self._kept("cells", self._cells), *about)
-        elif self.is_lstm:
-            y, h, c = torch._VF.lstm(x, *sizes, state, self._floats(x.dtype), *about)
+        run: Any
+        options: dict[str, Any] = {}
+        if quick:
+            run, weights = (
+                (torch.quantized_lstm if self.is_lstm else torch.quantized_gru),
+                self._kept("cells", self._cells),
+            )
+            options = {"dtype": torch.qint8, "use_dynamic": True} if self.is_lstm else {}
         else:
-            found: tuple[Any, Any] = torch._VF.gru(x, *sizes, state, self._floats(x.dtype), *about)  # type: ignore[attr-defined]
-            return found
-        return y, (h, c)
+            run, weights = (torch._VF.lstm if self.is_lstm else torch._VF.gru), self._floats(x.dtype)
+        y, *last = run(x, *sizes, list(state) if self.is_lstm else state, weights, *about, **options)
+        return y, tuple(last) if self.is_lstm else last[0]
 
     def _start(self, x: torch.Tensor, batch: int) -> Any:
         zeros = x.new_zeros(self.num_layers * (1 + self.bidirectional), batch, self.hidden_size)

@@ -11,6 +11,8 @@ from torch import nn
 class Prepared(nn.Module):
     """Base class: `_kept(key, make)` is what `make` gave for the state as it is now."""
 
+    bias: torch.Tensor | None
+
     def __init__(self) -> None:
         super().__init__()
         self._ready: dict[Any, Any] = {}
@@ -38,7 +40,7 @@ class Prepared(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moved to another device or dtype, the state may lie where it lay."""
         self._seen = []
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own addresses."""

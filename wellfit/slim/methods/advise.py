@@ -42,7 +42,7 @@ class Advice:
         layer: its name. what: the alternative, in words.
         change: that makes it; None for a narrower layer, which structured cuts make.
         needs: what must follow.
-        parameters, multiply_adds: of the layer, and with `_then` of the alternative; multiply-adds for the inputs given.
+        parameters, multiply_adds: of the layer, and with `_then` of the alternative; the latter for the inputs given.
         milliseconds: of the layer, median. speedup: how many times as fast the alternative is.
     """
 
@@ -121,7 +121,7 @@ class _Option:
     make: Callable[[Alone], nn.Module]
     change: Change | None = None
     needs: str = ""
-    inputs: Callable[[Inputs], Inputs] = staticmethod(lambda inputs: inputs)
+    inputs: Callable[[Inputs], Inputs] | None = None
 
 
 def _options(name: str, layer: Any) -> Iterator[_Option]:
@@ -167,16 +167,21 @@ def _tried(name: str, layer: nn.Module, inputs: Inputs, option: _Option, seconds
     """
     plain = Alone(copy.deepcopy(layer))
     other = option.make(Alone(copy.deepcopy(layer)))
-    given = option.inputs(inputs)
+    given = option.inputs(inputs) if option.inputs else inputs
     try:
         before, after = cost(plain, inputs), cost(other, given)
         pair = compare(plain, _With(other, given), inputs, seconds=seconds)
     except Exception as error:
         raise Unfit(f"it fails: {said(error)}") from error
-    sizes = [sum(tensor.numel() for tensor in module.state_dict().values()) for module in (plain, other)]
-    times = (pair.first.p50, pair.speedup)
-    adds = (before.multiply_adds, after.multiply_adds or before.multiply_adds)
-    return Advice(name, option.what, option.change, option.needs, *sizes, *adds, *times)
+    sizes = (_numbers(plain), _numbers(other))
+    # What torch's int8 kernels multiply is not counted: as much as before.
+    then = after.multiply_adds or before.multiply_adds
+    adds = (before.multiply_adds, then)
+    return Advice(name, option.what, option.change, option.needs, *sizes, *adds, pair.first.p50, pair.speedup)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.state_dict().values())
 
 
 class _With(nn.Module):

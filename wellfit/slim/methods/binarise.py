@@ -17,8 +17,8 @@ def binarise(model: nn.Module, *, both: bool = False, scaled: bool = False, ends
     """Weights of one bit, as a run under `binarise=weights` or `binarise=both` has trained them.
 
     Args:
-        model: is not changed. Layers whose weights are not signs times scales yet lose much: the proposal's `needs` says
-            so.
+        model: is not changed. Layers whose weights are not signs times scales yet lose much: the proposal's `needs`
+            says so.
         both: one bit for the inputs of the layers, too.
         scaled: as of `Binary`.
         ends: the first and the last layer too.

@@ -27,8 +27,8 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
     Args:
         model: is not changed.
         form: "separable", "grouped" or "reduced".
-        strength: filters for each channel (separable, 1 if None), groups (grouped, 4 if None), or the share of the input
-            channels between (reduced, 0.25 if None).
+        strength: filters for each channel (separable, 1 if None), groups (grouped, 4 if None), or the share of the
+            input channels between (reduced, 0.25 if None).
         first: the first convolution too, whose few inputs carry everything.
 
     Raises:
