@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wellfit.slim.changes.change import Change, Unfit
 
@@ -20,7 +20,7 @@ class Drop(Change):
         branch: True for a branch beside a shortcut (`x + layer(x)`), which gives zeros then; else `x` goes through.
     """
 
-    name: ClassVar[str] = "drop"
+    name = "drop"
 
     layer: str
     branch: bool = False

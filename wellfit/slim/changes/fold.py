@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wellfit.slim.changes.change import Change, Unfit
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fold(Change):
-    """The scale and shift of a batch norm, as they are in evaluation mode, become part of the weight and bias before it.
+    """The scale and shift of a batch norm, as in evaluation mode, become part of the weight and bias before it.
 
     With s = gamma / sqrt(var + eps): weight' = s weight, bias' = s (bias - mean) + beta (Jacob et al. 2018, section
     3.2). The norm becomes `nn.Identity`, the layer has a bias from then on.
@@ -24,7 +24,7 @@ class Fold(Change):
         norm: the name of the batch norm.
     """
 
-    name: ClassVar[str] = "fold"
+    name = "fold"
 
     layer: str
     norm: str
@@ -40,10 +40,8 @@ class Fold(Change):
             scale = (norm.running_var.double() + norm.eps).rsqrt()
             if norm.weight is not None:
                 scale = scale * norm.weight.double()
-            bias = (
-                -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
-            )
-            shift = bias * scale + (0 if norm.bias is None else norm.bias.double())
+            centred = (0 if layer.bias is None else layer.bias.double()) - norm.running_mean.double()
+            shift = centred * scale + (0 if norm.bias is None else norm.bias.double())
             weight = _scaled(layer, scale)
         self._put(model, layer, weight, shift.to(layer.weight.dtype))
 

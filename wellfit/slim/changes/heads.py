@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wellfit.slim.changes.change import Change, Unfit
 from wellfit.slim.changes.cut import Cut, Slice
@@ -22,7 +22,7 @@ class Heads(Change):
         kept: the numbers of those that are kept, rising.
     """
 
-    name: ClassVar[str] = "heads"
+    name = "heads"
 
     layer: str
     heads: int

@@ -25,9 +25,38 @@ def copied(model: nn.Module) -> nn.Module:
         Unfit: the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model).cpu().eval()
+        return copy_of(model).cpu().eval()
     except Exception as error:
         raise Unfit(f"the model cannot be copied: {said(error)}") from error
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of its own; sparse parameters, which torch does not copy, are copied too."""
+    memo: dict[int, object] = {
+        id(tensor): nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad)
+        for tensor in model.parameters()
+        if tensor.layout != torch.strided
+    }
+    return copy.deepcopy(model, memo)
+
+
+def scrambled(model: nn.Module) -> nn.Module:
+    """A copy with random numbers of about the same size in all parameters, and in the statistics of norms: weights near
+    zero, or a norm that changes nothing yet, would hide a mistake."""
+    made = copy_of(model)
+    random = torch.Generator().manual_seed(0)
+    statistics = [
+        (name, buffer) for name, buffer in made.named_buffers() if name.endswith(("running_mean", "running_var"))
+    ]
+    with torch.no_grad():
+        for name, tensor in [*made.named_parameters(), *statistics]:
+            if not tensor.is_floating_point() or tensor.layout != torch.strided:
+                continue
+            spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+            spread = spread if 1e-3 < spread < 1e3 else 0.1
+            noise = torch.randn(tensor.shape, generator=random) * spread
+            tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise)
+    return made
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.slim.changes.change import Change
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.latency import compare
+from wellfit.slim.methods.checked import copy_of
 
 SCOPES = ("global", "layer")
 _FASTER = 1.02  # less than that is noise
@@ -72,7 +72,7 @@ def is_faster(model: nn.Module, change: Change, other: Change, inputs: Inputs, *
     Raises:
         Unfit: a change cannot be made.
     """
-    one, two = copy.deepcopy(model), copy.deepcopy(model)
+    one, two = copy_of(model), copy_of(model)
     change.apply(one)
     other.apply(two)
     return compare(two, one, inputs, seconds=seconds).speedup >= _FASTER

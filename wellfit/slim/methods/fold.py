@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.fold import Fold
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, difference, outputs, said, tolerance
+from wellfit.slim.methods.checked import copied, copy_of, difference, outputs, said, scrambled, tolerance
 from wellfit.slim.methods.passes import passes
 
 _NORM = nn.modules.batchnorm._BatchNorm
@@ -42,25 +42,34 @@ def folds(model: nn.Module, inputs: Inputs) -> Folds:
     Raises:
         Unfit: the model cannot be copied, or fails with the inputs.
     """
-    base = copied(model)
-    expected = outputs(base, inputs.to("cpu"), "the model")
-    pairs, skipped = _pairs(base, inputs.to("cpu"))
+    given, base = inputs.to("cpu"), copied(model)
+    bases = [base, scrambled(base)]
+    expected = [outputs(one, given, "the model") for one in bases]
+    pairs, skipped = _pairs(base, given)
     changes = []
     for norm, layer in pairs.items():
         fold = Fold(layer, norm)
-        tried = copy.deepcopy(base)
         try:
-            fold.apply(tried)
-            found = outputs(tried, inputs.to("cpu"), "the folded model")
+            bases = [_folded(one, fold, given, before) for one, before in zip(bases, expected)]
         except Unfit as error:
             skipped[norm] = str(error)
             continue
-        if (far := difference(expected, found)) > tolerance(found):
-            skipped[norm] = f"the outputs differ by {far:.2g} of the largest: {layer} is used elsewhere too"
-            continue
-        base = tried
         changes.append(fold)
     return Folds(tuple(changes), skipped)
+
+
+def _folded(base: nn.Module, fold: Fold, inputs: Inputs, expected: list[torch.Tensor]) -> nn.Module:
+    """A copy in which one more norm is folded.
+
+    Raises:
+        Unfit: it cannot be, or the outputs are others.
+    """
+    tried = copy_of(base)
+    fold.apply(tried)
+    found = outputs(tried, inputs, "the folded model")
+    if (far := difference(expected, found)) > tolerance(found):
+        raise Unfit(f"the outputs differ by {far:.2g} of the largest: {fold.layer} is used elsewhere too")
+    return tried
 
 
 def _pairs(model: nn.Module, inputs: Inputs) -> tuple[dict[str, str], dict[str, str]]:
@@ -77,12 +86,12 @@ def _pairs(model: nn.Module, inputs: Inputs) -> tuple[dict[str, str], dict[str, 
     pairs: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for name in norms:
-        call = next((call for call in calls if call.name == name), None)
-        if call is None:
+        used = next((call for call in calls if call.name == name), None)
+        if used is None:
             skipped[name] = "it is not used in this forward pass"
         elif counted[name] > 1:
             skipped[name] = f"it is called {counted[name]} times"
-        elif (maker := makers.get(id(call.given))) is None:
+        elif (maker := makers.get(id(used.given))) is None:
             skipped[name] = "what it gets does not come straight from a linear layer or convolution"
         elif counted[maker.name] > 1:
             skipped[name] = f"{maker.name}, before it, is called {counted[maker.name]} times"

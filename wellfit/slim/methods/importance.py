@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ from wellfit.nearest import did_you_mean
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes._tree import tensor_of
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, outputs
+from wellfit.slim.methods.checked import copied, copy_of, outputs
 from wellfit.slim.methods.coupled.groups import Group, Indices
 from wellfit.slim.methods.layers import moved
 from wellfit.slim.methods.masked import gone_of, zero
@@ -89,7 +88,7 @@ def by_output(model: nn.Module, inputs: Inputs, group: Group) -> Scores:
     expected = outputs(base, given, "the model")
     scores = []
     for channel in range(group.channels):
-        masked = copy.deepcopy(base)
+        masked = copy_of(base)
         zero(masked, gone_of({group: np.delete(np.arange(group.channels), channel)}))
         scores.append(moved(expected, outputs(masked, given, "the masked model")))
     return np.array(scores)

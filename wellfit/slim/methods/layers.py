@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import nn
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.drop import Drop
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.methods.checked import copied, outputs, said
+from wellfit.slim.methods.checked import copied, copy_of, outputs, said
 from wellfit.slim.methods.passes import once, passes
 
 
@@ -38,7 +37,7 @@ class Droppable:
 
     Args:
         layers: the one whose absence moves the outputs least comes first.
-        skipped: by name, why a layer with parameters may not, of those that lie in no layer which may.
+        skipped: by name, why a layer with parameters may not.
     """
 
     layers: tuple[Dropped, ...]
@@ -85,8 +84,7 @@ def droppable(model: nn.Module, inputs: Inputs) -> Droppable:
             except Unfit as error:
                 skipped[name] = str(error)
     found.sort(key=lambda dropped: dropped.moved)
-    inside = tuple(f"{dropped.change.layer}." for dropped in found)
-    return Droppable(tuple(found), {name: why for name, why in skipped.items() if not name.startswith(inside)})
+    return Droppable(tuple(found), skipped)
 
 
 def _left_out(base: nn.Module, inputs: Inputs, name: str, expected: list[torch.Tensor], parameters: int) -> Dropped:
@@ -98,7 +96,7 @@ def _left_out(base: nn.Module, inputs: Inputs, name: str, expected: list[torch.T
     tried: list[Dropped] = []
     problem = Unfit("")
     for change in (Drop(name), Drop(name, branch=True)):
-        without = copy.deepcopy(base)
+        without = copy_of(base)
         try:
             change.apply(without)
             found = outputs(without, inputs, "the model without it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from wellfit.slim.changes import Unfit
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.running import plain_operations, tensors_in
+from wellfit.slim.methods.checked import copied, said
 from wellfit.slim.methods.coupled.labels import Label, Labels
 from wellfit.slim.methods.coupled.operations import rule_of
 from wellfit.slim.methods.coupled.trace import Trace
@@ -98,15 +98,12 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
     """
     if any(is_lazy(value) for value in [*model.parameters(), *model.buffers()]):
         raise Unfit("some parameters have no size yet: call the model once first")
-    try:
-        copied = copy.deepcopy(model).cpu().eval()
-    except Exception as error:
-        raise Unfit(f"the model cannot be copied: {type(error).__name__}: {error}") from error
+    base = copied(model)
     passed_over: dict[int, int] = {}
     while True:
         trace = Trace(rule_of, inner, passed_over)
-        tensors = _leaves(copied, trace)
-        _run(copied, inputs.to("cpu").copied(), trace)
+        tensors = _leaves(base, trace)
+        _run(base, inputs.to("cpu").copied(), trace)
         further = [number for number in trace.taken_apart if passed_over.get(number, 0) < _MOST_PASSED_OVER]
         if not further:
             break
@@ -128,7 +125,7 @@ def _run(model: nn.Module, inputs: Inputs, trace: Trace) -> None:
         with plain_operations(), trace:
             result = inputs.call(model)
     except Exception as error:
-        raise Unfit(f"the model fails with the example inputs: {type(error).__name__}: {error}") from error
+        raise Unfit(f"the model fails with the example inputs: {said(error)}") from error
     results = list(tensors_in(result))
     if not results:
         raise Unfit(f"the model returns {type(result).__name__}, in which no tensor is found")

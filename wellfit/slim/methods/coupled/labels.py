@@ -185,6 +185,6 @@ def _block(splits: Splits, axes: list[Label], shape: list[int]) -> list[Label]:
     fixed[kept] = slabs[:, 0].copy()
     if len(varying) > 1:
         for slab in slabs:
-            labels.merge(slab, "")
+            labels.merge(slab, "a change of shape joins it with what is not cut")
         splits.note_split(fixed[kept])
     return fixed
