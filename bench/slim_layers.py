@@ -26,6 +26,7 @@ from wellfit.slim.changes.grouped import Grouped
 from wellfit.slim.changes.quantised import Quantised
 from wellfit.slim.changes.reduced import Reduced
 from wellfit.slim.changes.separable import Separable
+from wellfit.slim.changes.steps import Steps
 from wellfit.slim.changes.svd import Svd
 from wellfit.slim.changes.torchao import Torchao
 from wellfit.slim.changes.tucker import Tucker
@@ -78,6 +79,9 @@ def pairs() -> Iterator[tuple[str, nn.Module, Change, torch.Tensor]]:
         yield f"int8, lstm 256, 32 steps, batch {batch}", lstm, Quantised("layer", "int8"), torch.randn(batch, 32, 256)
     narrow = nn.LSTM(1024, 256, batch_first=True)
     yield "svd, rank 64, lstm 1024 -> 256, 32 steps, batch 8", narrow, Svd("layer", 64), torch.randn(8, 32, 1024)
+    for hidden, rank in ((256, 32), (1024, 128)):
+        layer, x = nn.LSTM(256, hidden, batch_first=True), torch.randn(8, 32, 256)
+        yield f"steps, rank {rank}, lstm 256 -> {hidden}, 32 steps, batch 8", layer, Steps("layer", rank), x
     changes = (
         Tucker("layer", 32, 32),
         Cp("layer", 64),

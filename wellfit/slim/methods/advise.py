@@ -20,13 +20,14 @@ from wellfit.slim.changes import Change, Unfit
 from wellfit.slim.changes.quantised import Quantised
 from wellfit.slim.changes.reduced import Reduced
 from wellfit.slim.changes.separable import Separable
+from wellfit.slim.changes.steps import Steps
 from wellfit.slim.changes.svd import Svd, spectrum, weight_of
 from wellfit.slim.changes.tucker import Tucker, mode_spectra
 from wellfit.slim.measure.cost import cost
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.latency import compare
 from wellfit.slim.methods.checked import said
-from wellfit.slim.methods.factor import rank_of_energy
+from wellfit.slim.methods.factor import rank_of_energy, rank_of_steps
 from wellfit.slim.methods.proposal import weighty_layers
 from wellfit.slim.methods.trial import FASTER, Alone, given_to
 
@@ -133,6 +134,10 @@ def _options(name: str, layer: Any) -> Iterator[_Option]:
         rank = rank_of_energy(spectrum(weight_of(layer)), ENERGY)
         what = f"two factors of rank {rank}, which keep {ENERGY:.0%} of its energy"
         yield _remade(what, Svd("layer", rank), Svd(name, rank), "a little fine-tuning")
+    if isinstance(layer, (nn.LSTM, nn.GRU)):
+        rank = rank_of_steps(layer, ENERGY)
+        what = f"recurrent weights in two factors of rank {rank}, which keep {ENERGY:.0%} of their energy"
+        yield _remade(what, Steps("layer", rank), Steps(name, rank), "a little fine-tuning")
     if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU)):
         yield _Option(
             "half its width", lambda alone: Alone(_halved(alone.layer)), None, "training", _half_inputs(layer)
