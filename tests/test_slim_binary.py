@@ -257,6 +257,16 @@ def test_pruned_weights_are_refused():
         Binary("layer").apply(model)
 
 
+def test_images_of_other_sizes_follow():
+    model = Holder(nn.Conv2d(6, 9, 3, padding=1))
+    slim = changed(model, Binary("layer", both=True))
+    with torch.no_grad():
+        for size in (5, 8, 5):
+            x = torch.randn(2, 6, size, size + 1)
+            torch.testing.assert_close(slim(x), by_hand(model.layer, x, True, False), rtol=1e-4, atol=1e-4)
+    assert len(slim.layer._ready.get("missing", {})) <= 1
+
+
 def test_groups_with_one_bit_weights():
     model = Holder(nn.Conv2d(8, 8, 3, groups=4))
     x = torch.randn(1, 8, 5, 5)

@@ -41,7 +41,7 @@ class Binary(Change):
 
         from wellfit.slim.native.shape import pack_bytes
 
-        old = self._checked(model)
+        old = self.checked(model)
         signs, scale, _ = binarised(old.weight)
         new = self._made(old)
         with torch.no_grad():
@@ -53,9 +53,14 @@ class Binary(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         from torch import nn
 
         old: Any = layer_at(model, self.layer, (nn.Linear, nn.Conv2d))

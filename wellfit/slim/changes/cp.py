@@ -47,7 +47,7 @@ class Cp(Change):
 
     def apply(self, model: nn.Module) -> None:
         """See `Change.apply`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         factors, _ = cp_factors(old.weight, self.rank)
         outputs, inputs, *axes = factors
@@ -56,9 +56,14 @@ class Cp(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer)
         check_count(self.layer, "rank", self.rank, FIT_LIMIT // old.weight.numel())
         check_smaller(self.layer, old, cp_parameters(old.weight.shape, self.rank))

@@ -55,7 +55,7 @@ class Quantised(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         with torch.no_grad():
             if self.kind == TRAINING:
@@ -66,13 +66,18 @@ class Quantised(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
     def stored(self) -> Change:
         """See `Change.stored`: what was measured lies in the state."""
         return Quantised(self.layer, self.kind, self.group)
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old: Any = layer_at(model, self.layer, self._fitting())
         padding = getattr(old, "padding", None)
         if self.kind == "static" and (isinstance(padding, str) or getattr(old, "padding_mode", "zeros") != "zeros"):

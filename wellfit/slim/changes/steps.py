@@ -37,7 +37,7 @@ class Steps(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         known = {name: parameter.detach() for name, parameter in old.named_parameters()}
         for name in [name for name in known if name.startswith("weight_hh")]:
@@ -50,9 +50,14 @@ class Steps(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         from torch import nn
 
         old: Any = layer_at(model, self.layer, (nn.LSTM, nn.GRU))

@@ -55,7 +55,7 @@ class Svd(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         factors = factored(weight_of(old), self.rank)
         with torch.no_grad():
@@ -64,11 +64,16 @@ class Svd(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         swap(model, self.layer, frozen_alike(old, new))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         from torch import nn
 
         kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU, nn.RNN)

@@ -21,7 +21,8 @@ class Prepared(nn.Module):
     def _plain(self, x: torch.Tensor) -> bool:
         """Nothing of a call with x is to be differentiated or traced, and it is float32 on the CPU."""
         return (
-            x.dtype is torch.float32
+            type(x) in (torch.Tensor, nn.Parameter)  # not one that only stands for numbers
+            and x.dtype is torch.float32
             and x.is_cpu
             and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())))
             and not torch.compiler.is_compiling()

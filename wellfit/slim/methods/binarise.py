@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from wellfit.slim.changes import Change, Unfit
@@ -33,7 +31,7 @@ def binarise(model: nn.Module, *, both: bool = False, scaled: bool = False, ends
             continue
         change = Binary(name, both, scaled)
         try:
-            change.redo(copy.deepcopy(model))
+            change.checked(model)
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
             errors[name] = binarised(layer.weight)[2]
             changes.append(change)

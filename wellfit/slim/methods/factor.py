@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def by_target(model: nn.Module, share: float) -> Proposal:
             if not _is_matrix(_fitting(model, name)):
                 raise Unfit("its kernel has more than one place; by_energy and by_share factor it")
             rows, columns = finite(weight_of(layer)).shape
-            Svd(name, 1).redo(copy.deepcopy(model))
+            Svd(name, 1).checked(model)
             found[name] = _Spectrum(spectrum(weight_of(layer)).square(), rows + columns, rows * columns)
         except Unfit as error:
             skipped[name] = _bare(name, error)
@@ -152,7 +151,7 @@ def steps_where_faster(model: nn.Module, inputs: Inputs, energy: float, *, secon
             if name not in given:
                 raise Unfit("it is not called in a forward pass")
             change = Steps(name, rank_of_steps(layer, energy))
-            change.redo(copy.deepcopy(model))
+            change.checked(model)
             trial = tried(layer, change, given[name], seconds=seconds)
             if not trial.is_faster:
                 raise Unfit(f"in two factors it is {trial.speedup:.2f} times as fast here, not {FASTER}")
@@ -234,8 +233,8 @@ def _proposed(model: nn.Module, change_of: Any) -> Proposal:
             _fitting(model, name)
             for parameter in layer.parameters(recurse=False):
                 finite(parameter)
-            change = change_of(name, layer)
-            change.redo(copy.deepcopy(model))
+            change: Any = change_of(name, layer)
+            change.checked(model)
             errors[name] = _error(layer, change)
             changes.append(change)
         except Unfit as error:

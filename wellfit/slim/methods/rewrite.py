@@ -5,7 +5,6 @@ Width is a matter of structured cuts: a model of half the width is one with half
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,7 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
         else:
             change, error_of = _of(form, name, layer, strength)
             try:
-                change.redo(copy.deepcopy(model))
+                change.checked(model)
                 errors[name] = error_of()
                 changes.append(change)
             except Unfit as error:
@@ -57,7 +56,7 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
     return Proposal(tuple(changes), skipped, errors, Separable.needs if changes else "")
 
 
-def _of(form: str, name: str, layer: Any, strength: float | None) -> tuple[Change, Callable[[], float]]:
+def _of(form: str, name: str, layer: Any, strength: float | None) -> tuple[Any, Callable[[], float]]:
     """The change, and what gives its error."""
     weight = layer.weight
     if form == "separable":
