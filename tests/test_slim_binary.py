@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slimmed import Holder, changed, redone, train_one_step
+from changed_layers import Holder, changed, redone, train_one_step
 from torch import nn
 from torch.nn import functional
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slimmed import Holder, changed, redone, train_one_step
+from changed_layers import Holder, changed, redone, train_one_step
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slimmed import Holder, changed, conv_settings, redone, train_one_step
+from changed_layers import Holder, changed, conv_settings, redone, train_one_step
 from torch import nn
 
 from wellfit.errors import WellfitError
