@@ -51,7 +51,7 @@ def patterns_and_types(draw: st.DrawFn) -> tuple[NDArray[Any], Dtype]:
     return np.array(numbers, dtype.pattern_type).reshape(shape), dtype
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(patterns_and_types(), st.booleans())
 def test_what_a_kind_packs_it_unpacks(made: tuple[NDArray[Any], Dtype], small: bool) -> None:
     patterns, dtype = made
