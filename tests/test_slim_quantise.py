@@ -11,9 +11,9 @@ from importlib import import_module
 
 import pytest
 import torch
+from changed_layers import Holder, changed, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from changed_layers import Holder, changed, redone, train_one_step
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from changed_layers import Holder, changed, conv_settings, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from changed_layers import Holder, changed, conv_settings, redone, train_one_step
 from torch import nn
 
 from wellfit.errors import WellfitError
