@@ -50,4 +50,5 @@ def machine() -> str:
             cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
     except OSError:
         pass
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, {versions}"

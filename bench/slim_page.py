@@ -74,8 +74,10 @@ def _sizes(there: Sequence[tuple[Case, Mapping[str, Any]]]) -> list[str]:
                      f"**{told['slim']['bytes']:,}**", f"**{told['ratio']:.1f}x**"))  # fmt: skip
         if told["seeds"]["count"] > 1:
             rows.append(("", f"the same with {told['seeds']['count']} seeds", _spread(told), _span(told["seeds"]), ""))
-        for one in case.published:
-            rows.append(("", one.who, f"{one.accuracy:.2f} %", f"{bytes_dense / one.ratio:,.0f}", f"{one.ratio:g}x"))
+        rows += [
+            ("", one.who, f"{one.accuracy:.2f} %", f"{bytes_dense / one.ratio:,.0f}", f"{one.ratio:g}x")
+            for one in case.published
+        ]
     return _table(rows)
 
 
