@@ -145,8 +145,8 @@ def searched(
         points = lost(plan.keep, family)
         size, value = round(1.2 * plan.predicted), 0.9 - points / 100
         tries.append(Try(
-            Path(), plan.keep, family.values, plan.told, 100, size, value, points, 10.0, family.is_taught, None, True,
-            str(len(tries)),
+            Path(), plan.keep, family.values, plan.told, plan.together, 100, size, value, points, 10.0,
+            family.is_taught, None, True, str(len(tries)),
         ))  # fmt: skip
         assert len(tries) <= len(FAMILIES) * MOST_TRIES
     return tries

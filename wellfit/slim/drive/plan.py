@@ -21,7 +21,7 @@ FEWEST = 8
 
 MOST_VALUES = 4096
 _SMALL = 64  # a tensor of fewer weights is not pruned: its bytes are next to nothing
-_GATHERED = 0.6  # of the bytes, where kept weights gather in few rows and columns (0.55 to 0.65 seen)
+_GATHERED = 0.6  # of the bytes, where few weights are kept and gather in rows and columns (0.55 to 0.65 seen)
 _BIAS = 0.3  # bytes of a bias, where biases are pruned and shared
 _ENTRY = 14  # bytes of a tensor in the file beside its name and numbers
 
@@ -80,8 +80,8 @@ class Plan:
     @property
     def predicted(self) -> float:
         """Bytes of the file."""
-        fewer = _GATHERED if self.together else 1.0
-        return self.around + sum((fewer if layer.keep < 1 else 1.0) * layer.predicted for layer in self.layers)
+        fewer = 1 - _GATHERED if self.together else 0.0
+        return self.around + sum((1 - fewer * (1 - layer.keep)) * layer.predicted for layer in self.layers)
 
     @property
     def keep(self) -> float:
