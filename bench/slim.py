@@ -2,8 +2,9 @@
 
 Each network is a script in slim_scripts/ that knows nothing of wellfit, and is slimmed by the command that a user would
 type. The data lie in the folder $WELLFIT_DATA. What is done stays in the state folder: the same command goes on from
-there, and docs/slim-results.md is written of all that is there. `--quick` slims two networks on scikit-learn's digits
-instead, in less than a minute, and exits with 1 where a file is too large or too bad.
+there, and docs/slim-results.md is written of all that is there. `--tables` runs the benchmarks of the coders and of
+single layers too, whose tables become a part of the page. `--quick` slims two networks on scikit-learn's digits instead,
+in about a minute, and exits with 1 where a file is too large or too bad.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from slim_page import failures, page, summary
 from slim_runs import Slimmed, slimmed
 
 HERE = Path(__file__).resolve().parent
+TABLES = ("coders", "slim_layers")  # benchmarks beside this one
 PAGE = HERE.parent / "docs" / "slim-results.md"
 
 
@@ -58,6 +61,20 @@ def run(cases: list[Case], seeds: int, state: Path, again: bool) -> dict[str, An
     return found
 
 
+def tables(state: Path, again: bool) -> dict[str, str]:
+    """What the benchmarks of `TABLES` print; of each what lies in the state folder, if it is not run again."""
+    found = {}
+    for name in TABLES:
+        place, script = state / f"{name}.txt", HERE / f"{name}.py"
+        if again and script.is_file():
+            print(f"{name}: {script.name}", flush=True)
+            ran = subprocess.run([sys.executable, str(script)], text=True, stdout=subprocess.PIPE, check=True)
+            place.write_text(ran.stdout)
+        if place.is_file():
+            found[name] = place.read_text()
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", action="append", choices=[case.name for case in CASES + QUICK])
@@ -65,6 +82,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
     parser.add_argument("--state", metavar="FOLDER", type=Path, help="default: .wellfit/bench-slim")
     parser.add_argument("--again", action="store_true", help="measure files that were measured already")
+    parser.add_argument("--tables", action="store_true", help="run the benchmarks of coders and layers too")
     parser.add_argument("--quick", action="store_true", help="two small networks; exit code 1 if one is too bad")
     given = parser.parse_args()
     cases = [case for case in (QUICK if given.quick else CASES) if not given.only or case.name in given.only]
@@ -82,7 +100,7 @@ def main() -> int:
         return int(bool(bad))
     all_found = {case.name: json.loads((state / f"{case.name}.json").read_text())
                  for case in CASES if (state / f"{case.name}.json").is_file()}  # fmt: skip
-    PAGE.write_text(page(CASES, all_found), encoding="utf-8")
+    PAGE.write_text(page(CASES, all_found, tables(state, given.tables)), encoding="utf-8")
     print(f"written: {PAGE}")
     return 0
 

@@ -54,12 +54,18 @@ def summary(case: Case, told: Mapping[str, Any]) -> str:
     )
 
 
-def page(cases: Sequence[Case], found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page, of the networks that were measured."""
+def page(cases: Sequence[Case], found: Mapping[str, Mapping[str, Any]], tables: Mapping[str, str]) -> str:
+    """The whole page, of the networks that were measured.
+
+    Args:
+        tables: what other benchmarks have printed, by their names.
+    """
     there = [(case, found[case.name]) for case in cases if case.name in found]
     parts = [_INTRODUCTION, "## Size\n", *_sizes(there), "", "## Time\n", *_times(there), ""]
     for case, told in there:
         parts += [f"## {case.name}\n", *_details(case, told), ""]
+    for name, text in tables.items():
+        parts += [f"## bench/{name}.py\n", "```", text.strip("\n"), "```", ""]
     missing = [case.name for case in cases if case.name not in found]
     if missing:
         parts += [f"Not measured yet: {', '.join(missing)}.", ""]

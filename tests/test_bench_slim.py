@@ -52,7 +52,7 @@ def test_the_networks_are_those_that_others_made_small() -> None:
 def test_the_page_has_all_figures_and_what_was_not_reached() -> None:
     by_name = {case.name: case for case in CASES}
     found = {"lenet_5": told(ratio=300.0, slim=TOLD["slim"] | {"metric": 0.9876})}  # type: ignore[operator]
-    text = page(CASES, found)
+    text = page(CASES, found, {})
     assert "| lenet_5 | dense | 95.00 % | 1,724,320 |  |" in text
     assert "**Not reached: 300.0x smaller, not 400x; 98.76 %, not 99.00 %.**" in text
     for one in by_name["lenet_5"].published:
@@ -60,12 +60,14 @@ def test_the_page_has_all_figures_and_what_was_not_reached() -> None:
     assert "Not measured yet: lenet_300_100, resnet20." in text
     assert "| `fc1.weight` | 8,192 | 5.00% | 8 | 0.50 | 512 |" in text
     better = told(ratio=500.0, slim=TOLD["slim"] | {"metric": 0.9912})  # type: ignore[operator]
-    assert "Not reached:" not in page(CASES, {"lenet_5": better}).replace("Not measured", "")
+    assert "Not reached:" not in page(CASES, {"lenet_5": better}, {}).replace("Not measured", "")
 
 
-def test_seeds_are_told_with_their_spread() -> None:
+def test_seeds_and_other_tables_are_told() -> None:
     seeds = {"count": 3, "metrics": [0.98, 0.99, 0.97], "bytes": [7, 9, 8]}
-    assert "| the same with 3 seeds | 98.00 ± 1.00 % | 7 to 9 |" in page(CASES, {"lenet_5": told(seeds=seeds)})
+    text = page(CASES, {"lenet_5": told(seeds=seeds)}, {"coders": "a  1\n"})
+    assert "| the same with 3 seeds | 98.00 ± 1.00 % | 7 to 9 |" in text
+    assert "## bench/coders.py\n\n```\na  1\n```" in text
 
 
 def test_a_file_that_is_too_large_or_too_bad_fails() -> None:
