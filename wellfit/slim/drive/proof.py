@@ -216,9 +216,13 @@ class Proof:
     def _front(self) -> list[str]:
         metric, size = self.dense.metric, self.dense.network.bytes
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
-        for one in self.front:
-            rows.append((f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value),
-                         metric.points_text(one.lost), "<- the file" if one == self.best else ""))  # fmt: skip
+        rows += [
+            (
+                f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
+                "<- the file" if one == self.best else "",
+            )
+            for one in self.front
+        ]  # fmt: skip
         return _table(rows, 4)
 
 
