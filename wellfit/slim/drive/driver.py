@@ -57,9 +57,7 @@ def run_slim(options: SlimOptions) -> int:
     check_to(options, work)
     voice = Voice()
     with listening() as (signals, wake):
-        launcher = Launcher(
-            command, options.words, cwd, ("save-aside",), options.overrides, _PROBE, signals, wake
-        )  # fmt: skip
+        launcher = Launcher(command, options.words, cwd, ("save-aside",), options.overrides, _PROBE, signals, wake)
         runs = Runs(launcher, voice, options.quiet)
         slim = _Slim(options, work, runs, command.label, time.monotonic() + options.budget)
         try:
