@@ -81,7 +81,9 @@ def main():
     for epoch in range(EPOCHS):
         total = 0.0
         for rows in torch.randperm(len(images)).split(BATCH):
-            loss = F.cross_entropy(model(moved(images[rows])), labels[rows])
+            with torch.autocast("cpu", torch.bfloat16):
+                scores = model(moved(images[rows]))
+            loss = F.cross_entropy(scores.float(), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
