@@ -61,8 +61,8 @@ def main():
             optimizer.step()
             scheduler.step()
             total += loss.item() * len(rows)
-        print(f"epoch {epoch + 1}: loss {total / len(images):.4f}", flush=True)
-    print(f"test accuracy {accuracy(model, test_images, test_labels):.2f} %")
+        found = accuracy(model, test_images, test_labels)
+        print(f"epoch {epoch + 1}: loss {total / len(images):.4f}, test accuracy {found:.2f} %", flush=True)
 
 
 if __name__ == "__main__":
