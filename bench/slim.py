@@ -3,8 +3,8 @@
 Each network is a script in slim_scripts/ that knows nothing of wellfit, and is slimmed by the command that a user would
 type. The data lie in the folder $WELLFIT_DATA. What is done stays in the state folder: the same command goes on from
 there, and docs/slim-results.md is written of all that is there. `--tables` runs the benchmarks of the coders and of
-single layers too, whose tables become a part of the page. `--quick` slims two networks on scikit-learn's digits instead, in
-about a minute, and exits with 1 where a file is too large or too bad.
+single layers too, whose tables become a part of the page. `--quick` slims two networks on scikit-learn's digits
+instead, in about a minute, and exits with 1 where a file is too large or too bad.
 """
 
 from __future__ import annotations
