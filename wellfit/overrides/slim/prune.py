@@ -176,7 +176,7 @@ class Prune(Stage):
             return value
         if not self.regrow and weight.latent is not None:
             weight.latent.mul_(mask)
-        return value * mask
+        return value.masked_fill(~mask, 0)  # not a product: that makes -0 of negative weights, which a file keeps
 
     def _parts(self, weights: list[Weight]) -> list[tuple[list[Weight], float]]:
         """What is compared with each other, and the share that becomes 0."""
