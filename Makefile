@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-SOURCES := pyproject.toml setup.py $(wildcard wellfit/probe/native/*.c wellfit/probe/native/*.h)
+NATIVE := wellfit/probe/native wellfit/slim/wfz/coders/native
+SOURCES := pyproject.toml setup.py $(wildcard $(NATIVE:=/*.c) $(NATIVE:=/*.h))
 
 .PHONY: setup demo test check format bench clinic docs clean
 
@@ -47,4 +48,4 @@ docs: setup
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv build site *.egg-info wellfit/probe/native/*.so
+	rm -rf .venv build site *.egg-info $(NATIVE:=/*.so)

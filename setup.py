@@ -1,7 +1,8 @@
-"""Builds the optional C kernel of the probe; everything else about the package is said in pyproject.toml.
+"""Builds the optional C libraries; everything else about the package is said in pyproject.toml.
 
-The kernel is a plain shared library that ctypes loads. Without a compiler, or with one that does not know it (MSVC),
-wellfit installs all the same and uses its torch twin.
+They are plain shared libraries that ctypes loads: the kernel of the probe, and the coders of slim models. Without a
+compiler, or with one that does not know them (the kernel: MSVC), wellfit installs all the same and uses their twins in
+Python.
 """
 
 import sys
@@ -9,17 +10,23 @@ import sys
 from setuptools import Extension, setup  # type: ignore[import-untyped]
 from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 
-FOLDER = "wellfit/probe/native/"
+KERNEL = "wellfit/probe/native/"
+CODERS = "wellfit/slim/wfz/coders/native/"
+WINDOWS = sys.platform == "win32"
+OPTIONS = [] if WINDOWS else ["-O3", "-g0", "-fvisibility=hidden"]
 
 
 class BuildKernel(build_ext):  # type: ignore[misc]
-    """Builds the kernel if it can; an install never fails for it."""
+    """Builds the libraries if it can; an install never fails for it."""
 
     def run(self) -> None:
         try:
             super().run()
         except Exception as error:
-            print(f"wellfit: the C kernel was not built ({error}); the torch twin will be used", file=sys.stderr)
+            print(
+                f"wellfit: the C libraries were not built ({error}); their twins in Python will be used",
+                file=sys.stderr,
+            )
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         """No PyInit function: this is a library, not a Python module."""
@@ -31,11 +38,18 @@ setup(
     ext_modules=[
         Extension(
             "wellfit.probe.native._kernel",
-            sources=[FOLDER + "kernel.c"],
-            depends=[FOLDER + "level.h", FOLDER + "lanes.h"],
-            extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-g0", "-fvisibility=hidden"],
-            libraries=[] if sys.platform == "win32" else ["m"],
+            sources=[KERNEL + "kernel.c"],
+            depends=[KERNEL + "level.h", KERNEL + "lanes.h"],
+            extra_compile_args=OPTIONS,
+            libraries=[] if WINDOWS else ["m"],
             optional=True,
-        )
+        ),
+        Extension(
+            "wellfit.slim.wfz.coders.native._coders",
+            sources=[CODERS + "huffman.c", CODERS + "mixing.c", CODERS + "rans.c"],
+            depends=[CODERS + "coders.h", CODERS + "mixer.h", CODERS + "range_coder.h"],
+            extra_compile_args=OPTIONS,
+            optional=True,
+        ),
     ],
 )

@@ -1,0 +1,1 @@
+"""Makes a trained model small and fast, and proves it."""
