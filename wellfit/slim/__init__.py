@@ -1,1 +1,1 @@
-"""Makes a trained model small and fast, and proves it."""
+"""`wellfit slim`: make a trained model small and fast, and prove it."""

@@ -1,0 +1,1 @@
+"""Which change, where, and how strong: one file a method."""
