@@ -13,13 +13,14 @@ from wellfit.record.writing import write_text
 
 if TYPE_CHECKING:
     from wellfit.launch.watched import Options
-    from wellfit.record import Run
+    from wellfit.record import Record, Run
     from wellfit.rule import Rule
 
 SHARE = 0.03
 """Of the time that passes, judging may take so much."""
 
 STOPPED = "an override does not fit this script"
+EVALUATED = "an override leaves training out"
 
 THIN_AT, THIN_TO = 0.8, 0.6
 """Shares of the quota: a larger record is thinned until it is smaller than the second."""
@@ -168,7 +169,7 @@ class Live:
         if self._options.quiet:
             return
         if nothing:
-            if nothing != STOPPED:  # that was said in the program's process
+            if nothing not in (STOPPED, EVALUATED):  # that was said in the program's process
                 self._voice.say(nothing)
             return
         from wellfit.report import summary_text
@@ -196,6 +197,8 @@ class Live:
             return STOPPED
         if run is not None and _trained(run):
             return ""
+        if run is not None and any(_evaluates(record) for record in run.records):
+            return EVALUATED
         failed = next((line for line in lines if line.startswith("failed ")), None)
         if failed is not None:
             return f"saw no training: it could not attach ({failed.removeprefix('failed ')})"
@@ -239,6 +242,10 @@ class Live:
         if sentence not in self._complained and not self._options.quiet:
             self._voice.say(sentence)
         self._complained.add(sentence)
+
+
+def _evaluates(record: Record) -> bool:
+    return any(override.name == "evaluate" for override in record.overrides.values())
 
 
 def _trained(run: Run) -> bool:

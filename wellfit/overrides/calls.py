@@ -32,6 +32,7 @@ class LossCall:
         target: the second argument.
         options: the other arguments by name ("weight", "reduction", ...).
         training: whether a gradient is taken of it.
+        result: what the function gave back, once it has; `after_loss` may replace it.
     """
 
     function: str
@@ -39,3 +40,4 @@ class LossCall:
     target: Any
     options: dict[str, Any]
     training: bool
+    result: Any = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wellfit.overrides.calls import ForwardCall, LossCall
     from wellfit.overrides.program import Program
 
-GROUPS = ("optimizer", "data", "model", "run", "faults")
+GROUPS = ("optimizer", "data", "model", "run", "slim", "faults")
 
 
 class CannotGoOn(WellfitError):
@@ -139,6 +139,13 @@ class Override:
         """A loss function of torch is about to be called: `call.prediction`, `call.target`, `call.function` and
         `call.options` may be replaced."""
 
+    def after_loss(self, program: Program, call: LossCall) -> None:
+        """A loss function of torch has given its result: `call.result` may be replaced (a term added to it, say)."""
+
+    def skip_backward(self, program: Program, loss: Any) -> bool:
+        """A backward pass is asked for: True leaves it out."""
+        return False
+
     def before_backward(self, program: Program, loss: Any) -> None:
         """A backward pass is about to begin."""
 
@@ -168,8 +175,8 @@ class Override:
 
 POINTS = (
     "begin", "replace_optimizer", "made_optimizer", "copied_optimizer", "first_step", "loader", "batches", "model",
-    "before_forward", "after_forward", "loss", "before_backward", "skip_zero_grad", "skip_step", "gradients",
-    "before_step", "after_step", "end",
+    "before_forward", "after_forward", "loss", "after_loss", "skip_backward", "before_backward", "skip_zero_grad",
+    "skip_step", "gradients", "before_step", "after_step", "end",
 )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def _models(program: Program) -> None:
 
 
 def _losses(program: Program) -> None:
-    if not program.wants("loss"):
+    if not program.wants("loss", "after_loss"):
         return
     state = threading.local()  # of each thread: torch calls some of these from others
     functions = {name: getattr(F, name) for name in FUNCTIONS}  # the probe's, which call torch's own
@@ -133,7 +133,9 @@ def _losses(program: Program) -> None:
                 state.inside = True
                 try:
                     program.call("loss", call)
-                    return functions[call.function](call.prediction, call.target, **call.options)
+                    call.result = functions[call.function](call.prediction, call.target, **call.options)
+                    program.call("after_loss", call)
+                    return call.result
                 finally:
                     state.inside = False
 
@@ -154,6 +156,8 @@ def _backward(program: Program) -> None:
                 return original(tensors, *args, **kwargs)
             state.inside = True
             try:
+                if program.asked("skip_backward", tensors):
+                    return None
                 program.backward(tensors)
                 return original(tensors, *args, **kwargs)
             finally:

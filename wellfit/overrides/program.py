@@ -143,6 +143,10 @@ class Program:
         """An override ends the program now: for the rules, which must not blame the script for it."""
         self._attachment.fence.guard(self._attachment.observer.ledger.event)("stopped", by=override.name)
 
+    def keep_record(self) -> None:
+        """Have a record written though nothing is trained."""
+        self._attachment.fence.guard(self._attachment.observer.keep_record)()
+
     def note(self, name: str, **fields: Any) -> None:
         """Write an event into the record: what an override saw that only looks."""
         self._attachment.fence.guard(self._attachment.observer.ledger.event)(name, **fields)

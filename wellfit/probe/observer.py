@@ -87,7 +87,7 @@ class Observer:
         self.losses = Losses(self.meter, self.emit, declare, self.activations.answers)
         self.evaluations = Evaluations(self.layers, declare, fence.guard, self.activations.samples, self.meter)
         self.watching = True
-        self.trained = False  # a backward call was seen: this process is worth a record
+        self.trained = False  # a backward call was seen, or is not needed: this process is worth a record
         self.ended = False
         self.compiled = False
         self._was_watching = False
@@ -149,6 +149,11 @@ class Observer:
         if self._following:
             for watch in self.optimizers.watches():
                 watch.before_backward()
+
+    def keep_record(self) -> None:
+        """This process is worth a record, though it may call no backward."""
+        if self.now.owner is None:
+            self._begin()
 
     def _begin(self) -> None:
         """The first backward call: this process trains, and this is its training thread."""

@@ -57,6 +57,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "wrong": 0,
         "straight": False,
     },
+    "evaluated": {"after_steps": 0, "samples": 0, "loss": None, "accuracy": None, "passes": []},
     "scaler": {"scale": None, "count": 0},
     "exception": {"class": "", "message": "", "location": None},
     "switched-off": {"error": ""},

@@ -122,6 +122,37 @@ class Largest:
         return output
 
 
+class _Sign(torch.autograd.Function):
+    """1 where x >= 0, else -1; the gradient goes straight through where |x| <= 1, and nowhere else.
+
+    Source: Hubara et al., Binarized Neural Networks (2016), equation 4.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(x)
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (x,) = context.saved_tensors
+        passed: torch.Tensor = gradient * (x.abs() <= 1)
+        return passed
+
+
+def _sign(x: torch.Tensor) -> Any:
+    return _Sign.apply(x)  # type: ignore[no-untyped-call]
+
+
+class SignOfInput:
+    """A forward hook before a layer that is given kwargs too: the layer sees the signs of its input."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (_sign(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "input": _sign(kwargs["input"])}
+
+
 class StandStill:
     """A forward hook before a norm: it uses its running statistics and leaves them as they are."""
 

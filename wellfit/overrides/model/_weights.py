@@ -68,18 +68,18 @@ def weights_of(root: nn.Module, pattern: str) -> Iterator[Weight]:
         if is_norm(module) or isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not fnmatchcase(layer, pattern):
             continue
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.dim() >= 2 and _is_weight(module, name):
+            if parameter is not None and parameter.dim() >= 2 and is_weight(module, name):
                 bias = module._parameters.get(name.replace("weight", "bias")) if "weight" in name else None
-                obstacle = computed if _is_computed_from(module) else ""
+                obstacle = computed if is_computed_from(module) else ""
                 yield Weight(layer or type(module).__name__, module, name, parameter, bias, obstacle)
 
 
-def _is_weight(module: nn.Module, name: str) -> bool:
+def is_weight(module: nn.Module, name: str) -> bool:
     """Of torch's layers everything is; of the user's own what is called so (a position embedding is none)."""
     return type(module).__module__.startswith("torch.nn") or "weight" in name or name in ("W", "w", "kernel")
 
 
-def _is_computed_from(module: nn.Module) -> bool:
+def is_computed_from(module: nn.Module) -> bool:
     """Whether a weight is made anew in each call of what this module holds (weight normalisation and its kin)."""
     from torch.nn.utils.parametrize import ParametrizationList
 

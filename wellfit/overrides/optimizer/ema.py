@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wellfit.overrides.modes import Modes
 from wellfit.overrides.optimizer._gradients import parameters_in
 from wellfit.overrides.override import Override
 from wellfit.overrides.parameters import number
@@ -32,26 +33,6 @@ class _Average:
         self.value = parameter.detach().clone()
         self.steps = 0
         self.weights: Any = None
-
-
-class _Model:
-    """How the script calls a model.
-
-    Attributes:
-        evaluates: it was called in evaluation mode: from then on its mode tells evaluation from training.
-        trains: it was called in training mode with gradients: with gradients in evaluation mode is evaluation then.
-    """
-
-    def __init__(self) -> None:
-        self.evaluates = self.trains = False
-
-    def is_evaluated(self, training: bool, gradients: bool) -> bool:
-        """Whether a call in this mode is an evaluation."""
-        self.evaluates |= not training
-        self.trains |= training and gradients
-        if not training:
-            return not gradients or self.trains
-        return not gradients and not self.evaluates
 
 
 @dataclass(kw_only=True, eq=False)
@@ -90,11 +71,11 @@ class Ema(Override):
     _of_optimizer: weakref.WeakKeyDictionary[Any, list[tuple[Any, _Average]]] = field(
         default_factory=weakref.WeakKeyDictionary, init=False
     )
-    _models: weakref.WeakKeyDictionary[Any, _Model] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _models: weakref.WeakKeyDictionary[Any, Modes] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _entered: list[tuple[Any, _Average]] = field(default_factory=list, init=False)  # averages that stand for weights
     _shown: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)  # models that have them
     _stood: bool = field(default=False, init=False)  # averages stood for weights once
-    _on_averages: _Model | None = field(default=None, init=False)  # the last call with gradients used averages
+    _on_averages: Modes | None = field(default=None, init=False)  # the last call with gradients used averages
 
     def begin(self, program: Program) -> None:
         """See `Override`."""
@@ -122,7 +103,7 @@ class Ema(Override):
         """See `Override`."""
         import torch
 
-        model = self._models.setdefault(root, _Model())
+        model = self._models.setdefault(root, Modes())
         gradients = torch.is_grad_enabled()
         evaluated = model.is_evaluated(root.training, gradients)
         if not evaluated:

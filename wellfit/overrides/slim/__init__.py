@@ -1,0 +1,1 @@
+"""Overrides that make a model small while its own script trains it."""

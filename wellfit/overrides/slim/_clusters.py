@@ -1,0 +1,90 @@
+"""Clusters of numbers: k-means in one dimension, and the same with a price for the bits of a cluster's number."""
+
+from __future__ import annotations
+
+import torch
+
+_ROUNDS = 300  # of Lloyd's algorithm; it ends when no value changes its cluster
+_CHUNK = 1 << 22  # costs that are computed at once
+
+
+def clusters(
+    values: torch.Tensor, count: int, importance: torch.Tensor | None = None, price: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clusters of some numbers, from a start at equal distances between the smallest and the largest.
+
+    The start at equal distances keeps the few large weights, which matter most (Han, Mao, Dally, Deep Compression,
+    2016, section 3.2). With a price, sum_i h_i (w_i - c)^2 - price * sum_i log2 p(c) is made small, where h is the
+    importance over its mean times one over the variance of the values, and p(c) the share of the values in a cluster:
+    entropy-constrained k-means, Choi, El-Khamy, Lee, Towards the Limit of Network Quantization (2017), section 4.
+
+    Args:
+        values: shape [n], real, at least one.
+        count: clusters at most, from 1.
+        importance: shape [n], not negative; None: all alike.
+        price: of a bit, in units of the variance of the values.
+
+    Returns:
+        centres, in float64 and rising, and for each value the number of its cluster: shape [n], int64. Clusters without
+        values are left out.
+    """
+    exact = values.double()
+    weights = torch.ones_like(exact) if importance is None else importance.double()
+    # A value without any importance still belongs somewhere.
+    mean = float(weights.mean())
+    weights = weights / mean + 1e-6 if mean > 0 else torch.ones_like(exact)
+    centres = torch.linspace(float(exact.min()), float(exact.max()), count, dtype=torch.float64, device=values.device)
+    numbers = nearest(exact, centres)
+    variance = float(exact.var(correction=0))
+    for _ in range(_ROUNDS):
+        centres, numbers = _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
+        if price > 0 and variance > 0:
+            following = cheapest(exact, centres, weights / variance, price * bits(numbers, len(centres)))
+        else:
+            following = nearest(exact, centres)
+        if torch.equal(following, numbers):
+            break
+        numbers = following
+    return _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
+
+
+def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """For each value the number of the nearest centre. Centres rise."""
+    return torch.bucketize(values, (centres[1:] + centres[:-1]) / 2)
+
+
+def bits(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """-log2 of the share of the values in each cluster: what its number costs an ideal coder."""
+    counts = torch.bincount(numbers, minlength=count).double()
+    return -(counts / counts.sum()).log2()
+
+
+def cheapest(values: torch.Tensor, centres: torch.Tensor, weights: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
+    """For each value the number of the centre with the least weight * (value - centre)^2 + price."""
+    found = [
+        (weight[:, None] * (value[:, None] - centres).square() + prices).argmin(1)
+        for value, weight in zip(*(torch.split(each, max(1, _CHUNK // len(centres))) for each in (values, weights)))
+    ]
+    return torch.cat(found)
+
+
+def means(values: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """The mean of the values in each cluster, in float64; 0 for one without values."""
+    return _centres(values.double(), torch.ones_like(values, dtype=torch.float64), numbers, count).nan_to_num(0.0)
+
+
+def _centres(values: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """NaN for a cluster without values."""
+    sums = torch.bincount(numbers, weights * values, count)
+    return sums / torch.bincount(numbers, weights, count)
+
+
+def _without_empty(centres: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Without the clusters that have no values, in rising order."""
+    there = ~centres.isnan()
+    order = centres[there].argsort()
+    place = torch.empty(len(order), dtype=torch.int64, device=centres.device)
+    place[order] = torch.arange(len(order), device=centres.device)
+    renamed = torch.full((len(centres),), -1, dtype=torch.int64, device=centres.device)
+    renamed[there] = place
+    return centres[there][order], renamed[numbers]

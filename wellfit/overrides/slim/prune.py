@@ -1,0 +1,212 @@
+"""Weights that are 0, more and more of them, while the rest is trained."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wellfit.errors import WellfitError
+from wellfit.overrides.parameters import choice, number, parameters_of, switch, text, whole
+from wellfit.overrides.slim._patterns import Patterns
+from wellfit.overrides.slim._span import Span
+from wellfit.overrides.slim._stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wellfit.overrides.program import Program
+    from wellfit.overrides.slim._weights import Model, Weight
+
+_UPDATES = 100  # masks that are made while the share of zeros grows
+
+
+@dataclass(kw_only=True, eq=False)
+class Prune(Stage):
+    """Weights that are 0, more and more of them, while the rest is trained.
+
+    What it changes: the smallest weights of the model's layers (matrices, kernels and tables; with biases:on biases
+    too) become 0, exactly `amount` of all of them at the end. *global*: all layers have one threshold; *layer*: the
+    same share in each; *lamp*: one threshold for w^2 over the sum of the squares of all weights of the layer that are
+    no smaller. *cubic*: between `start` and `until` the share grows as amount (1 - (1 - t)^3); *once*: at `start`. With
+    group:2:4 of each 4 neighbours along the input 2 are kept. `layers` gives single layers an amount of their own;
+    with 0 they are left alone. Every layer keeps at least 8 weights.
+    Between two steps the parameters hold the pruned weights, so that the script evaluates and saves them; an
+    optimizer's step acts on the weights behind them. With regrow:on these go on moving with the gradient at their place
+    (straight through), and one that has grown comes back when the next mask is made; with regrow:off what is 0 stays 0.
+    After `until` the mask stays. Weights that the script loads are pruned again, by their size.
+
+    When it helps: for a small file (zeros cost next to nothing there), together with share. Zeros alone make nothing
+    faster: the same products are computed.
+
+    Safety: unsafe; another network is trained. It takes memory for two more copies of the weights.
+
+    Where it does not apply: to norms; to weights that are computed from others (weight normalisation); to averages
+    (EMA) that the script keeps of the weights. Without `steps` only schedule:once from the first step on is possible.
+
+    References: Han, Pool, Tran, Dally, Learning both Weights and Connections for Efficient Neural Networks (2015); Zhu,
+    Gupta, To prune, or not to prune (2017); Lee et al., Layer-adaptive sparsity for the Magnitude-based Pruning (2021);
+    Mishra et al., Accelerating Sparse Deep Neural Networks (2021).
+    """
+
+    name = "prune"
+    summary = "make the smallest weights 0 while the rest is trained"
+    example = "prune=0.9,steps:1000"
+    safe = False
+    misfit = "no optimizer trains a model that has such layers"
+    rank = 30
+
+    amount: float | None = number("share of the weights that are 0 at the end", low=0, high=1, default=None)
+    scope: str = choice("what is compared", ("global", "layer", "lamp"), default="global")
+    schedule: str = choice("how the share grows", ("cubic", "once"), default="cubic")
+    start: float = number("share of the run's steps after which it begins", low=0, high=1, default=0.0)
+    until: float = number("share of the run's steps after which the whole amount is 0", low=0, high=1, default=0.5)
+    steps: int | None = whole("optimizer steps of the run", default=None)
+    group: str | None = text("N:M, where N of M neighbours along the input are kept (2:4)", default=None)
+    regrow: bool = switch("weights that are 0 may come back", default=True)
+    biases: bool = switch("biases are pruned too", default=False)
+    layers: str | None = text("amounts of single layers, as in fc1=0.95;conv*=0.5 (0: left alone)", default=None)
+
+    _masks: weakref.WeakKeyDictionary[Weight, Tensor] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _reached: weakref.WeakKeyDictionary[Model, float] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _loaded: weakref.WeakSet[Model] = field(default_factory=weakref.WeakSet, init=False)
+    _own: Patterns = field(init=False)
+    _span: Span = field(init=False)
+    _neighbours: tuple[int, int] | None = field(default=None, init=False)
+
+    def check(self) -> None:
+        """See `Override`."""
+        if self.amount is None and self.group is None:
+            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000 or prune=group:2:4,steps:1000")
+        once = self.schedule == "once"
+        self._span = Span("prune", self.start, self.start if once else self.until, self.steps)
+        self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")
+        if self.group is not None:
+            self._neighbours = _neighbours(self.group)
+            if self.amount is not None or self.layers is not None or self.scope != "global":
+                raise WellfitError(
+                    f"prune=group:{self.group} says itself how many weights are kept: leave out the rest"
+                )
+
+    def taken_on(self, model: Model) -> None:
+        """See `Stage`."""
+        names = [weight.name for weight in model.weights]
+        for pattern in self._own.missing(names):
+            self.left_out(pattern, f"{model.name} has no such layer")
+        for name, why in model.omitted:
+            self.left_out(name, why)
+        parts = self._parts(model.weights)
+        count = sum(weight.data.numel() for weights, _ in parts for weight in weights)
+        if not count:
+            return
+        what = f"{model.name}: of {count} weights in {sum(len(weights) for weights, _ in parts)} tensors"
+        if self.group is not None:
+            self.changed(f"{what} {self.group} are kept along the input{self._span.until}")
+        else:
+            zeros = sum(_zeros(weights, amount) for weights, amount in parts)
+            self.changed(f"{what} {zeros} become 0{self._span.until}")
+
+    def acts(self, step: int) -> bool:
+        """See `Stage`."""
+        return step >= self._span.first
+
+    def make(self, model: Model, weights: list[Weight], values: list[Tensor], step: int) -> list[Tensor]:
+        """See `Stage`."""
+        if not self.regrow:
+            values = [self._masked(weight, value) for weight, value in zip(weights, values, strict=True)]
+        progress = int(self._span.progress(step) * _UPDATES) / _UPDATES
+        if self._reached.get(model) != progress:
+            self._reached[model] = progress
+            value_of = dict(zip(weights, values, strict=True))
+            for part, amount in self._parts(weights):
+                self._choose(part, [value_of[weight] for weight in part], amount, progress)
+            if model in self._loaded:
+                self._loaded.discard(model)
+                self._say_loaded(weights, values, step)
+        return [self._masked(weight, value) for weight, value in zip(weights, values, strict=True)]
+
+    def loaded(self, model: Model) -> None:
+        """See `Stage`."""
+        if self._reached.pop(model, None) is not None:
+            self._loaded.add(model)
+            for weight in model.weights:
+                self._masks.pop(weight, None)
+
+    def about(self, weight: Weight) -> dict[str, Any]:
+        """See `Stage`."""
+        if weight not in self._masks:
+            return {}
+        return {"pruned": float((weight.data == 0).double().mean())}
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        super().end(program)
+        if self.changes and program.step < self._span.last:
+            self.left_out("the whole amount", f"the run ended after step {program.step} of {self._span.last}")
+
+    def _masked(self, weight: Weight, value: Tensor) -> Tensor:
+        mask = self._masks.get(weight)
+        if mask is None:
+            return value
+        if not self.regrow and weight.latent is not None:
+            weight.latent.mul_(mask)
+        return value * mask
+
+    def _parts(self, weights: list[Weight]) -> list[tuple[list[Weight], float]]:
+        """What is compared with each other, and the share that becomes 0."""
+        parts: list[tuple[list[Weight], float]] = []
+        together: list[Weight] = []
+        for weight in weights:
+            own = self._own.of(weight.name)
+            if (weight.is_bias and not self.biases) or own == 0:
+                continue
+            if self._neighbours is not None and weight.data.shape[weight.inputs] < self._neighbours[1]:
+                self.left_out(weight.name, f"it has fewer than {self._neighbours[1]} inputs")
+            elif own is not None or self.scope == "layer":
+                parts.append(([weight], own if own is not None else self.amount or 0.0))
+            elif not (weight.is_bias and self._neighbours is not None):
+                together.append(weight)
+        return [*parts, (together, self.amount or 0.0)] if together else parts
+
+    def _choose(self, weights: list[Weight], values: list[Tensor], amount: float, progress: float) -> None:
+        import math
+
+        from wellfit.overrides.slim._masks import FEWEST, best, cubic, lamp, n_of_m
+
+        scores = [lamp(value) if self.scope == "lamp" else value.abs() for value in values]
+        if self._neighbours is not None:
+            kept = [
+                n_of_m(value, weight.inputs, *self._neighbours) for weight, value in zip(weights, values, strict=True)
+            ]
+            scores = [score.masked_fill(mask, math.inf) for score, mask in zip(scores, kept, strict=True)]
+            zeros = round(cubic(float(sum(int((~mask).sum()) for mask in kept)), progress))
+        else:
+            zeros = round(cubic(_zeros(weights, amount), progress))
+        masks = best(scores, sum(value.numel() for value in values) - zeros)
+        for weight, mask in zip(weights, masks, strict=True):
+            self._masks[weight] = mask
+            if progress == 1 and self.group is None and mask.numel() > FEWEST == int(mask.sum()):
+                self.left_out(weight.name, f"it keeps {FEWEST} weights, the fewest that a layer keeps")
+
+    def _say_loaded(self, weights: list[Weight], values: list[Tensor], step: int) -> None:
+        """Weights that were saved before the whole amount was 0 lose some that no training makes up for."""
+        pairs = [(value, self._masks[weight]) for weight, value in zip(weights, values, strict=True)
+                 if weight in self._masks]  # fmt: skip
+        lost = sum(int(((value != 0) & ~mask).sum()) for value, mask in pairs)
+        if lost:
+            self.left_out(
+                f"what the script loaded after step {step}",
+                f"it has fewer zeros: {lost} weights became 0, and were not trained afterwards",
+            )
+
+
+def _neighbours(group: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", group)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise WellfitError(f'group of prune is N:M with N below M, both below 100, as in group:2:4, not "{group}"')
+    return int(found[1]), int(found[2])
+
+
+def _zeros(weights: list[Weight], amount: float) -> int:
+    return round(amount * sum(weight.data.numel() for weight in weights))
