@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-NATIVE := wellfit/probe/native wellfit/slim/wfz/coders/native
+NATIVE := wellfit/probe/native wellfit/slim/native wellfit/slim/wfz/coders/native
 SOURCES := pyproject.toml setup.py $(wildcard $(NATIVE:=/*.c) $(NATIVE:=/*.h))
 
 .PHONY: setup demo test check format bench clinic docs clean

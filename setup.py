@@ -1,8 +1,8 @@
 """Builds the optional C libraries; everything else about the package is said in pyproject.toml.
 
-They are plain shared libraries that ctypes loads: the kernel of the probe, and the coders of slim models. Without a
-compiler, or with one that does not know them (the kernel: MSVC), wellfit installs all the same and uses their twins in
-Python.
+They are plain shared libraries that ctypes loads: the kernel of the probe, and the coders and one-bit layers of slim
+models. Without a compiler, or with one that does not know them (MSVC), wellfit installs all the same and uses their
+twins in Python.
 """
 
 import sys
@@ -11,6 +11,7 @@ from setuptools import Extension, setup  # type: ignore[import-untyped]
 from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 
 KERNEL = "wellfit/probe/native/"
+BINARY = "wellfit/slim/native/"
 CODERS = "wellfit/slim/wfz/coders/native/"
 WINDOWS = sys.platform == "win32"
 OPTIONS = [] if WINDOWS else ["-O3", "-g0", "-fvisibility=hidden"]
@@ -41,6 +42,15 @@ setup(
             sources=[KERNEL + "kernel.c"],
             depends=[KERNEL + "level.h", KERNEL + "lanes.h"],
             extra_compile_args=OPTIONS,
+            libraries=[] if WINDOWS else ["m"],
+            optional=True,
+        ),
+        Extension(
+            "wellfit.slim.native._binary",
+            sources=[BINARY + "binary.c"],
+            depends=[BINARY + "binary_level.h"],
+            # A product and a sum that become one rounding would differ between instruction sets.
+            extra_compile_args=OPTIONS if WINDOWS else [*OPTIONS, "-ffp-contract=off"],
             libraries=[] if WINDOWS else ["m"],
             optional=True,
         ),
