@@ -34,6 +34,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
+	$(BIN)/python bench/coders.py
 	$(BIN)/python bench/kernel.py
 	$(BIN)/python bench/record.py
 	$(BIN)/python bench/overhead.py

@@ -4,9 +4,10 @@
 
 Good files are changed: bits flipped, bytes replaced by telling ones, pieces cut out, doubled and exchanged; in the
 header, in the numbers, or anywhere. Mostly the checksums are then made right again, so that what lies behind them is
-reached. A child process reads each file, under a limit of memory; every tensor is decoded. It must end as numbers of
-the right shape or as `Damaged`; anything else - another exception, a crash, memory beyond the limit, a minute for one
-file - is a failure, and the file that did it is kept.
+reached; and some files are made anew, of well-formed parts that do not fit (wfz_forger.py). A child process reads each
+file, under a limit of memory; every tensor is decoded. It must end as numbers of the right shape or as `Damaged`;
+anything else - another exception, a crash, memory beyond the limit, a minute for one file - is a failure, and the file
+that did it is kept.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
-from forged import Pieces, signed, taken_apart, with_crc  # noqa: E402
+from forged import Pieces, entry, signed, taken_apart, with_crc  # noqa: E402
 from test_wfz import golden_tensors  # noqa: E402
+from wfz_forger import forged  # noqa: E402
 
 from wellfit.slim import wfz  # noqa: E402
 from wellfit.slim.wfz.varint import varint  # noqa: E402
@@ -187,7 +189,11 @@ def _good_files(folder: Path) -> list[Pieces]:
 def _changed(chance: random.Random, seeds: list[Pieces]) -> tuple[str, bytes]:
     """How a file was changed, and its bytes."""
     good = chance.choice(seeds)
-    way = chance.choice(["numbers", "numbers", "numbers", "header", "both", "deflated", "signed", "unsigned"])
+    way = chance.choice([*["forged"] * 6, *["numbers"] * 4, "header", "both", "deflated", "signed", "unsigned"])
+    if way == "forged":
+        kind, dtype, shape, payload = forged(chance)
+        header = varint(1) + entry(b"forged", kind, dtype.code, shape, len(payload))
+        return way, Pieces(header, [payload]).file()
     pieces = Pieces(good.header, list(good.payloads))
     if way in ("numbers", "both"):
         place = chance.choice([place for place, payload in enumerate(good.payloads) if payload] or [0])

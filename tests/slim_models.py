@@ -418,6 +418,63 @@ class Crossed(nn.Module):
         return self.out(y), weights
 
 
+class Factors(nn.Module):
+    """Users and items, as recommenders have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.items = nn.Embedding(9, 8), nn.Embedding(7, 8)
+
+    def forward(self, user, item):
+        return (F.normalize(self.users(user), dim=-1) * self.items(item)).sum(-1)
+
+
+class Vision(nn.Module):
+    """A transformer over patches, with a token of its own and heads found by width // heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.heads = nn.Conv2d(3, 16, 4, 4), 4
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 16)), nn.Parameter(torch.randn(1, 5, 16))
+        self.norm, self.qkv, self.proj = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.scale, self.head = nn.Parameter(torch.rand(16)), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+        b, n, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
+        return self.head((x + self.scale * self.proj(y))[:, 0])
+
+
+class Packed(nn.Module):
+    """Sequences of several lengths, and a projection of the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 6, padding_idx=0)
+        self.rnn, self.head = nn.LSTM(6, 8, proj_size=5, num_layers=2), nn.Linear(5, 2)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(self.embed(x), lengths, enforce_sorted=False)
+        out, (state, _) = self.rnn(packed)
+        return self.head(state[-1]), self.head(nn.utils.rnn.pad_packed_sequence(out)[0])
+
+
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.LSTMCell(3, 8), nn.GRUCell(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        state = other = None
+        for step in range(x.shape[1]):
+            state = self.one(x[:, step], state)
+            other = self.two(state[0], other)
+        return self.head(other)
+
+
 def images(channels=3, size=8):
     return torch.randn(2, channels, size, size)
 
@@ -455,6 +512,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "gated": (Gated, lambda: torch.randn(2, 2, 9)),
     "hand-norm": (HandNorm, lambda: torch.randn(3, 5)),
     "conv3d": (Plain3d, lambda: torch.randn(2, 1, 6, 6, 6)),
+    "factors": (Factors, lambda: (torch.tensor([1, 2, 5]), torch.tensor([0, 3, 4]))),
+    "vision": (Vision, images),
+    "packed": (Packed, lambda: (torch.randint(1, 9, (5, 3)), torch.tensor([5, 3, 2]))),
+    "cells": (Cells, lambda: torch.randn(2, 3, 3)),
     "crossed": (
         Crossed,
         lambda: (torch.randn(2, 3, 5), torch.randn(2, 4, 6), torch.tensor([[False] * 4, [False] * 3 + [True]])),

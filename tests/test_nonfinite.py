@@ -16,6 +16,8 @@ from wellfit.probe.nonfinite import autopsy
 from wellfit.probe.statistics import Meter
 from wellfit.probe.trace import Trace
 from wellfit.rules.backward.non_finite_grad import NonFiniteGrad
+from wellfit.rules.data.non_finite_input import NonFiniteInput
+from wellfit.rules.forward.non_finite_forward import NonFiniteForward
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4)], ids=["addmm", "batched"])
@@ -60,6 +62,42 @@ def test_weights_are_looked_at_where_the_program_dies_of_them(tmp_path: Path) ->
     (finding,) = NonFiniteGrad().check(ill.record)
     assert finding.severity == "error" and "`weight`" in finding.message
     assert not well.record.events("non-finite")
+
+
+POLICY = """
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(60):
+    state = torch.randn(8, 4)
+    if step == 40:
+        {fault}
+    scores = model(state)
+    if step == 40:
+        {later}
+    action = torch.distributions.Categorical(logits=scores).sample()  # refuses NaN
+    optimizer.zero_grad()
+    scores.gather(1, action[:, None]).mean().backward()
+    optimizer.step()
+"""
+DEATHS = {
+    "data": POLICY.format(fault="state[0, 0] = torch.nan", later="pass"),
+    "operation": POLICY.format(fault="pass", later="scores = (scores - 100).log()"),
+    "unrelated": POLICY.format(fault="pass", later="scores = scores / 0 * 0; raise KeyError(3)"),
+}
+
+
+def test_what_a_distribution_refused_is_traced_back(tmp_path: Path) -> None:
+    parts = many(tmp_path, DEATHS, every=1000)
+    assert "ValueError" in parts["data"].err and "ValueError" in parts["operation"].err
+    (event,) = parts["data"].record.events("non-finite")
+    assert event["where"] == "input" and event["died"]
+    (finding,) = NonFiniteInput().check(parts["data"].record)
+    assert finding.severity == "error" and finding.step == 40 and "ended by an error" in finding.message
+    (finding,) = NonFiniteForward().check(parts["operation"].record)
+    assert finding.severity == "error" and "`log`" in finding.message
+    assert not list(NonFiniteInput().check(parts["operation"].record))
+    assert not parts["unrelated"].record.events("non-finite")
 
 
 def _two_gates(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -135,10 +135,9 @@ def test_a_wfz_file(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_begins_with_the_loss_that_was_left(run: Run) -> None:
-    look = ("# epoch", "print(loss.item())")
     first = run(changed(PLAIN, ("# end", "model.train(); print(F.cross_entropy(model(x[:20]), y[:20]).item())")))
-    ran = run(changed(PLAIN, ("            loss.backward()\n", "            print(loss.item())\n            loss.backward()\n"), look),
-              "start=../saved.pt")  # fmt: skip
+    backward = "            loss.backward()\n"
+    ran = run(changed(PLAIN, (backward, f"            print(loss.item())\n{backward}")), "start=../saved.pt")
     assert ran.lines[0] == first.lines[-1]
 
 
@@ -279,8 +278,8 @@ def test_files_that_are_not_there_or_damaged(run: Run, tmp_path: Path) -> None:
 def test_copies_keep_what_they_have(run: Run) -> None:
     script = changed(
         PLAIN,
-        ("# epoch", "best = copy.deepcopy(model); other = Net(); other.load_state_dict(model.state_dict()); model.eval(); "
-                    "best.eval(); other.eval(); print([torch.equal(m(x), model(x)) for m in (best, other)])"),
+        ("# epoch", "best = copy.deepcopy(model); other = Net(); other.load_state_dict(model.state_dict()); "
+                    "a, b, c = (m.eval()(x) for m in (model, best, other)); print([a.equal(b), a.equal(c)])"),
     )  # fmt: skip
     run(PLAIN)
     ran = run(script, "start=../saved.pt")

@@ -60,7 +60,28 @@ def test_as_many_weights_are_0_as_the_schedule_says(run: Run, scope: str) -> Non
 def test_any_optimizer_leaves_the_amount_as_it_is(run: Run, pairs: list[tuple[str, str]]) -> None:
     found = looks(run(changed(SCRIPT, *pairs), "prune=0.8,steps:20"))
     assert len(found) == 40 and {sum(zeros) for zeros, _ in found[24:]} == {round(0.8 * TOTAL)}
-    assert len({tuple(values) for _, values in found[24:]}) > 0
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["optimizer=sgd", "lr=0.05", "warmup=5"],
+        ["accumulate=2"],
+        ["weight-decay=0.1,kind:decoupled", "clip-norm=0.5", "l1=0.001"],
+        ["width=0.5"],
+        ["precision=float64"],
+        ["norm=batch", "activation=tanh", "dropout=0.1"],
+    ],
+    ids=lambda others: others[0],
+)
+def test_beside_other_overrides(run: Run, others: list[str]) -> None:
+    steps = 20 if others == ["accumulate=2"] else 40
+    found = "def look():\n    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]\n"
+    script = changed(SCRIPT, ("def look():\n", found))
+    ran = run(script, f"prune=0.75,steps:{steps}", f"share=8,start:0.6,steps:{steps}", *others)
+    zeros, values = looks(ran)[-1]
+    total = 640 // 2 + 512 // 4 + 64 // 2 if others == ["width=0.5"] else TOTAL
+    assert sum(zeros) == round(0.75 * total) and max(values) <= 8
 
 
 BY_HAND = """
@@ -114,7 +135,8 @@ def test_a_best_checkpoint_that_is_loaded_at_the_end_stays_pruned(run: Run) -> N
 
 
 def test_what_the_script_does_to_weights_between_steps_lasts(run: Run) -> None:
-    clamp = "    for p in model.parameters(): p.data.clamp_(-0.05, 0.05)\n    look()\n    print(max(float(w.abs().max()) for w in weights) < 0.051)\n"
+    clamp = "    for p in model.parameters(): p.data.clamp_(-0.05, 0.05)\n    look()\n"
+    clamp += "    print(max(float(w.abs().max()) for w in weights) < 0.051)\n"
     ran = run(changed(SCRIPT, ("    look()\n", clamp), ("lr=0.01", "lr=0.001")), "prune=0.5,steps:40")
     assert sum(looks(ran)[-1][0]) == TOTAL // 2
     assert {line for line in ran.lines if not line.startswith("[")} == {"True"}
@@ -139,6 +161,14 @@ def test_single_layers_have_amounts_of_their_own(run: Run) -> None:
     zeros = looks(ran)[-1][0]
     assert zeros == [480, 256, 0]
     assert said(ran, "prune")[1] == [("nine", "Sequential has no such layer")]
+
+
+def test_a_model_that_is_evaluated_before_it_is_trained(run: Run) -> None:
+    looked = "with torch.inference_mode(): model(x)"
+    ran = run(changed(SCRIPT, ("# made", f"{looked}; look()"), ("    look()\n", f"    {looked}\n    look()\n")),
+              "prune=0.5,schedule:once", "share=4")  # fmt: skip
+    assert {sum(zeros) for zeros, _ in looks(ran)} == {TOTAL // 2} and len(looks(ran)) == 41
+    assert all(max(values) <= 4 for _, values in looks(ran))
 
 
 def test_a_layer_is_never_emptied(run: Run) -> None:

@@ -294,6 +294,15 @@ def test_a_decay_under_which_what_was_learned_is_lost_for_a_while(tmp_path: Path
     assert found.severity == "error"
 
 
+@pytest.mark.parametrize(("gradient", "told"), [(0.01, True), (0.056, False)])
+def test_a_decay_where_the_loss_does_not_tell(tmp_path: Path, gradient: float, told: bool) -> None:
+    """It must win more clearly: losses of both signs, as of a policy, may stay where they are."""
+    losses = [0.3 * (-1) ** (step // 3) for step in range(80)]
+    record = decaying(tmp_path, losses, 0.01, gradient=gradient)
+    assert condition(record).adversarial
+    assert [found.severity for found in DecayDominates().check(record)] == ["error"] * told
+
+
 @pytest.mark.parametrize(("end", "severity"), [(0.8, "note"), (1.3, "error")])
 def test_a_decay_in_a_run_that_learns_half_is_a_note(tmp_path: Path, end: float, severity: str) -> None:
     [found] = DecayDominates().check(decaying(tmp_path, falling(2.0, end, 80), 0.01))

@@ -8,9 +8,9 @@ from importlib import import_module
 
 import pytest
 import torch
+from changed_layers import Holder, changed, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_slim_factor import Sorted, changed, redone, train_one_step
 from torch import nn
 from torch.nn import functional
 
@@ -181,7 +181,7 @@ def by_hand(layer: nn.Module, x: torch.Tensor, both: bool, scaled: bool) -> torc
 @both
 def test_layers_do_what_is_defined_with_and_without_gradients(case, both):
     make, inputs = case
-    model, x = Sorted(make()), inputs()
+    model, x = Holder(make()), inputs()
     for scaled in (False, True) if both else (False,):
         change = Binary("layer", both, scaled)
         slim, expected = changed(model, change), by_hand(model.layer, x, both, scaled)
@@ -204,7 +204,7 @@ def test_it_trains_and_the_signs_stay(case, both):
 
 def test_new_weights_are_seen():
     """What was packed for the kernel follows the state: loaded, moved, changed in place."""
-    slim, other = (changed(Sorted(nn.Linear(37, 20)), Binary("layer")) for _ in range(2))
+    slim, other = (changed(Holder(nn.Linear(37, 20)), Binary("layer")) for _ in range(2))
     x = torch.randn(2, 37)
     with torch.no_grad():
         slim(x)
@@ -246,19 +246,29 @@ def test_binarised_weights_lose_nothing():
 def test_what_cannot_be_is_refused(layer, both, reason):
     for act in (Binary("layer", both).apply, Binary("layer", both).redo):
         with pytest.raises(Unfit, match=reason):
-            act(Sorted(layer()))
+            act(Holder(layer()))
 
 
 def test_pruned_weights_are_refused():
-    model = Sorted(nn.Linear(20, 20))
+    model = Holder(nn.Linear(20, 20))
     with torch.no_grad():
         model.layer.weight[:, :5] = 0
     with pytest.raises(Unfit, match="25% of its weights are 0"):
         Binary("layer").apply(model)
 
 
+def test_images_of_other_sizes_follow():
+    model = Holder(nn.Conv2d(6, 9, 3, padding=1))
+    slim = changed(model, Binary("layer", both=True))
+    with torch.no_grad():
+        for size in (5, 8, 5):
+            x = torch.randn(2, 6, size, size + 1)
+            torch.testing.assert_close(slim(x), by_hand(model.layer, x, True, False), rtol=1e-4, atol=1e-4)
+    assert len(slim.layer._ready.get("missing", {})) <= 1
+
+
 def test_groups_with_one_bit_weights():
-    model = Sorted(nn.Conv2d(8, 8, 3, groups=4))
+    model = Holder(nn.Conv2d(8, 8, 3, groups=4))
     x = torch.randn(1, 8, 5, 5)
     slim = changed(model, Binary("layer"))
     torch.testing.assert_close(slim(x), by_hand(model.layer, x, False, False), rtol=1e-4, atol=1e-4)

@@ -65,9 +65,13 @@ GROUPS = {
     "gated": {"start": 8, "wide": 6},
     "hand-norm": {"start": 12},
     "conv3d": {"a": 6, "b": 4},
+    "factors": {"users": 8},
+    "vision": {"patches": 16, "qkv": 4},
+    "packed": {"rnn": 8, "rnn 2": 5},
+    "cells": {"one": 8, "two": 6},
     "crossed": {"embed": 12, "attention": 3, "attention.out_proj": 12},
 }  # fmt: skip
-NORMED = {"embed", "tokens", "start"}
+NORMED = {"embed", "tokens", "start", "patches"}
 
 
 def results(model, inputs):
@@ -221,6 +225,41 @@ class Sliced(nn.Module):
     def forward(self, x):
         x = self.start(x)
         return self.end(x), x[:, :3].softmax(-1)
+
+
+class Experts(nn.Module):
+    """Each sample is sent to one of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.end = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 8)) for _ in range(2))
+
+    def forward(self, x):
+        y = self.start(x)
+        out = torch.zeros_like(y)
+        for number, expert in enumerate(self.experts):
+            if (sent := (x[:, 0] > 0) == bool(number)).any():
+                out[sent] = expert(y[sent])
+        return self.end(y + out)
+
+
+def test_layers_that_the_example_does_not_use():
+    """They might take the channels too, so these stay; with an example that uses all of them they may go."""
+    torch.manual_seed(0)
+    model, example = Experts(), torch.randn(6, 4)
+    example[:, 0] = 1
+    found = coupling(model, Inputs((example,)))
+    assert not found.groups and "experts.0.0, which is not used" in found.refused["start"]
+    example[0, 0] = -1
+    inputs = Inputs((example,))
+    found = coupling(model, inputs)
+    assert {group.name: group.channels for group in found.groups} == {"start": 8, "experts.0.0": 10, "experts.1.0": 10}
+    cuts = checked_cuts(model, inputs, found, {group.name: (1, 2, 5) for group in found.groups})
+    assert not cuts.skipped
+    smaller = copy.deepcopy(model)
+    cuts.cut.apply(smaller)
+    close(results(masked_by(model, cuts.cut), inputs), results(smaller, inputs))
 
 
 @pytest.mark.parametrize(

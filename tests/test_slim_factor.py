@@ -1,22 +1,29 @@
-"""Factored layers: full rank is the layer itself, the error falls with the rank, and a fresh model takes the weights."""
+"""Factored layers: full rank is the layer itself, the error falls with the rank, a fresh model takes the weights."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+from importlib import import_module
 
 import pytest
 import torch
+from changed_layers import Holder, changed, conv_settings, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wellfit.errors import WellfitError
-from wellfit.slim.changes import Change, Unfit, as_json, from_json, redo_all
+from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.cp import Cp, cp_factors
+from wellfit.slim.changes.steps import Steps
 from wellfit.slim.changes.svd import Svd, factored, largest_rank
 from wellfit.slim.changes.tucker import Tucker, tucker2, tucker_parameters
-from wellfit.slim.methods.factor import by_energy, by_share, by_target, rank_of_energy
+from wellfit.slim.measure.inputs import Inputs
+from wellfit.slim.methods.factor import by_energy, by_share, by_target, rank_of_energy, steps_where_faster
+
+factor_module = import_module("wellfit.slim.methods.factor")
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -24,45 +31,6 @@ quick = settings(max_examples=25, deadline=None, derandomize=True, database=None
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def changed(model: nn.Module, change: Change) -> nn.Module:
-    other = copy.deepcopy(model)
-    change.apply(other)
-    return other
-
-
-def redone(model: nn.Module, change: Change, slim: nn.Module) -> nn.Module:
-    """A fresh model that has gone through JSON, `redo` and `load_state_dict`."""
-    fresh = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in fresh.parameters():
-            parameter.normal_()
-    redo_all(fresh, from_json(as_json([change])))
-    fresh.load_state_dict(slim.state_dict())
-    return fresh
-
-
-def train_one_step(model: nn.Module, x: torch.Tensor) -> None:
-    """Every parameter that may change does."""
-    model.train()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    out = model(x)
-    (out[0] if isinstance(out, tuple) else out).square().sum().backward()
-    torch.optim.SGD(model.parameters(), 0.01).step()
-    for name, parameter in model.named_parameters():
-        assert not torch.equal(parameter, before[name]), name
-
-
-class Sorted(nn.Module):
-    """A layer under a name, before something that mixes its outputs."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)
 
 
 CASES = {
@@ -77,6 +45,12 @@ CASES = {
     "lstm": (lambda: nn.LSTM(40, 8, 2, bidirectional=True), lambda: torch.randn(5, 2, 40), Svd("layer", 6)),
     "gru": (lambda: nn.GRU(40, 8, batch_first=True), lambda: torch.randn(5, 2, 40), Svd("layer", 6)),
     "rnn": (lambda: nn.RNN(40, 16, nonlinearity="relu"), lambda: torch.randn(5, 2, 40), Svd("layer", 6)),
+    "lstm steps": (
+        lambda: nn.LSTM(10, 24, 2, bidirectional=True),
+        lambda: torch.randn(5, 3, 10),
+        Steps("layer", 6),
+    ),
+    "gru steps": (lambda: nn.GRU(10, 24, batch_first=True), lambda: torch.randn(5, 3, 10), Steps("layer", 6)),
     "tucker": (lambda: nn.Conv2d(12, 16, 3, padding=1), lambda: torch.randn(2, 12, 8, 7), Tucker("layer", 4, 5)),
     "tucker 1d": (lambda: nn.Conv1d(12, 16, 5, 2, 2), lambda: torch.randn(2, 12, 18), Tucker("layer", 4, 5)),
     "cp": (lambda: nn.Conv2d(12, 16, 3, padding=1), lambda: torch.randn(2, 12, 8, 7), Cp("layer", 9)),
@@ -88,7 +62,7 @@ cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @cases
 def test_a_fresh_model_takes_the_weights(case):
     make, inputs, change = case
-    model, x = Sorted(make()).eval(), inputs()
+    model, x = Holder(make()).eval(), inputs()
     slim = changed(model, change)
     again = redone(model, change, slim).eval()
     torch.testing.assert_close(again(x), slim(x), rtol=0, atol=0)
@@ -98,7 +72,7 @@ def test_a_fresh_model_takes_the_weights(case):
 @cases
 def test_it_trains(case):
     make, inputs, change = case
-    slim = changed(Sorted(make()), change)
+    slim = changed(Holder(make()), change)
     train_one_step(slim, inputs())
 
 
@@ -112,12 +86,12 @@ def test_the_error_of_svd_is_what_it_says(rank):
 
 def test_the_whole_rank_is_the_layer_itself():
     """Weights of low rank lose nothing."""
-    model = Sorted(nn.Linear(64, 48))
+    model = Holder(nn.Linear(64, 48))
     with torch.no_grad():
         model.layer.weight.copy_(torch.randn(48, 5) @ torch.randn(5, 64))
     x = torch.randn(3, 64)
     torch.testing.assert_close(changed(model, Svd("layer", 5))(x), model(x), rtol=1e-4, atol=1e-4)
-    table = Sorted(nn.Embedding(64, 48, padding_idx=0))
+    table = Holder(nn.Embedding(64, 48, padding_idx=0))
     with torch.no_grad():
         table.layer.weight.copy_(torch.randn(64, 5) @ torch.randn(5, 48))
         table.layer.weight[0] = 0
@@ -131,7 +105,7 @@ def test_the_whole_rank_is_the_layer_itself():
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_recurrent_layers_keep_what_is_behind_their_input(kind, bidirectional):
-    model = Sorted(kind(30, 10, num_layers=2, bidirectional=bidirectional, batch_first=True))
+    model = Holder(kind(30, 10, num_layers=2, bidirectional=bidirectional, batch_first=True))
     names = ["weight_ih_l0", "weight_ih_l0_reverse"][: 1 + bidirectional]
     basis = torch.randn(4, 30)
     with torch.no_grad():
@@ -146,16 +120,30 @@ def test_recurrent_layers_keep_what_is_behind_their_input(kind, bidirectional):
     torch.testing.assert_close(slim(packed)[0].data, model(packed)[0].data, rtol=1e-4, atol=1e-5)
 
 
-def conv_settings():
-    modes = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
-    return st.fixed_dictionaries(
-        {
-            "stride": st.integers(1, 2),
-            "padding": st.integers(0, 2),
-            "dilation": st.integers(1, 2),
-            "padding_mode": modes,
-        }
-    )
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_steps_of_recurrent_weights_of_low_rank_are_the_layer_itself(kind, bias, bidirectional):
+    """Dense, packed in both orders, single sequences; with a state and without."""
+    model = Holder(kind(7, 16, 2, bias=bias, bidirectional=bidirectional, batch_first=True))
+    with torch.no_grad():
+        for name, parameter in model.layer.named_parameters():
+            if name.startswith("weight_hh"):
+                parameter.copy_(0.3 * torch.randn(len(parameter), 3) @ torch.randn(3, 16))
+    slim = changed(model, Steps("layer", 3))
+    x, start = torch.randn(3, 6, 7), torch.randn(4 if bidirectional else 2, 3, 16)
+    state = (start, start + 1) if kind is nn.LSTM else start
+    packed = [
+        pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+        for lengths in ([6, 4, 2], [2, 6, 6], [3, 3, 3])
+    ]
+    for steps in (x, x[0], *packed):
+        one = (start[:, 0], start[:, 0] + 1) if kind is nn.LSTM else start[:, 0]
+        for begun in (None, one if steps is not x and isinstance(steps, torch.Tensor) else state):
+            (ours, last), (theirs, expected) = slim.layer(steps, begun), model.layer(steps, begun)
+            both = (ours, theirs) if isinstance(steps, torch.Tensor) else (ours.data, theirs.data)
+            torch.testing.assert_close(*both, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(last, expected, rtol=1e-3, atol=1e-4)
 
 
 @quick
@@ -163,7 +151,7 @@ def conv_settings():
 def test_a_core_of_all_ranks_is_the_convolution(options, kind, bias):
     """Tucker-2 and CP of kernels that have these ranks, with every geometry."""
     torch.manual_seed(1)
-    model = Sorted(kind(9, 10, 3, bias=bias, **options))
+    model = Holder(kind(9, 10, 3, bias=bias, **options))
     shape = model.layer.weight.shape
     with torch.no_grad():
         core = torch.randn(3, 2, *shape[2:])
@@ -179,7 +167,7 @@ def test_a_core_of_all_ranks_is_the_convolution(options, kind, bias):
 
 def test_paddings_by_name():
     for padding in ("same", "valid"):
-        model = Sorted(nn.Conv2d(8, 8, (3, 4), padding=padding))
+        model = Holder(nn.Conv2d(8, 8, (3, 4), padding=padding))
         x = torch.randn(2, 8, 9, 9)
         for change in (Tucker("layer", 4, 4), Cp("layer", 12)):
             assert changed(model, change)(x).shape == model(x).shape
@@ -226,6 +214,9 @@ def test_alternating_is_better_than_its_start():
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(40, 30)), Svd("layer", 3), "Parametrized"),
         (lambda: nn.Embedding(40, 30, max_norm=1.0), Svd("layer", 3), "max_norm"),
         (lambda: nn.LSTM(40, 30, proj_size=4), Svd("layer", 3), "projections"),
+        (lambda: nn.LSTM(40, 30, proj_size=4), Steps("layer", 3), "projections"),
+        (lambda: nn.LSTM(40, 30), Steps("layer", 24), "rank"),
+        (lambda: nn.RNN(40, 30), Steps("layer", 3), "RNN"),
         (lambda: nn.Conv2d(8, 8, 3), Svd("layer", 3), "tucker"),
         (lambda: nn.Conv2d(8, 8, 1), Tucker("layer", 3, 3), "svd"),
         (lambda: nn.Conv2d(8, 8, 3, groups=8), Tucker("layer", 3, 3), "depthwise"),
@@ -239,7 +230,7 @@ def test_alternating_is_better_than_its_start():
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_cannot_be_is_refused_and_left_alone(layer, change, reason):
-    model = Sorted(layer())
+    model = Holder(layer())
     before = list(model.state_dict())
     for act in (change.apply, change.redo):
         with pytest.raises(Unfit, match=reason):
@@ -252,7 +243,7 @@ def test_weights_that_are_not_finite_are_refused():
         with torch.no_grad():
             layer.weight[0, 0] = torch.nan
         with pytest.raises(Unfit, match="not finite"):
-            change.apply(Sorted(layer))
+            change.apply(Holder(layer))
 
 
 def test_tied_weights_are_refused():
@@ -282,7 +273,7 @@ def test_attention_reads_its_weights_past_the_layer():
 
 
 def test_frozen_and_half_precision_layers_stay_so():
-    model = Sorted(nn.Linear(40, 30).bfloat16())
+    model = Holder(nn.Linear(40, 30).bfloat16())
     model.layer.requires_grad_(False)
     slim = changed(model, Svd("layer", 4))
     assert {p.dtype for p in slim.parameters()} == {torch.bfloat16}
@@ -323,7 +314,7 @@ def test_ranks_by_energy_find_the_ranks_that_are_there():
 @pytest.mark.parametrize("share", [0.2, 0.5])
 @pytest.mark.parametrize("convs", ["tucker", "cp"])
 def test_ranks_by_share_use_at_most_that_share(share, convs):
-    model = nn.ModuleDict({"conv": nn.Conv2d(24, 32, 3), "linear": nn.Linear(60, 50), "table": nn.Embedding(90, 40)})
+    model = nn.ModuleDict({"conv": nn.Conv2d(16, 20, 3), "linear": nn.Linear(60, 50), "table": nn.Embedding(90, 40)})
     found = by_share(model, share, convs=convs)
     assert [change.layer for change in found.changes] == ["conv", "linear", "table"]
     for change in found.changes:
@@ -370,3 +361,20 @@ def test_wishes_out_of_range_and_weights_that_are_not_finite():
 def test_rank_of_energy():
     values = torch.tensor([4.0, 2.0, 1.0])
     assert [rank_of_energy(values, energy) for energy in (0.1, 16 / 21, 0.77, 20 / 21, 0.96, 1.0)] == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("speedup", [0.4, 2.0])
+def test_steps_are_factored_only_where_that_is_faster(monkeypatch, speedup):
+    model, inputs = nn.Sequential(nn.LSTM(6, 24), nn.Identity()), Inputs.of(torch.randn(4, 2, 6))
+    with torch.no_grad():
+        model[0].weight_hh_l0.copy_(torch.randn(96, 3) @ torch.randn(3, 24))
+    real = factor_module.tried
+    monkeypatch.setattr(
+        factor_module, "tried", lambda *a, **k: dataclasses.replace(real(*a, **{**k, "seconds": 0}), speedup=speedup)
+    )
+    model.forward = lambda x: model[0](x)[0]
+    found = steps_where_faster(model, inputs, 0.99)
+    if speedup < 1.2:
+        assert not found.changes and found.skipped["0"] == "in two factors it is 0.40 times as fast here, not 1.2"
+    else:
+        assert found.changes == (Steps("0", 3),) and found.errors["0"] < 1e-4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import slim_models
@@ -97,6 +99,22 @@ class Branching(nn.Module):
     def forward(self, x):
         x = self.conv(x)
         return self.norm(x) + x
+
+
+class Half(nn.Module):
+    """One norm can be folded, the other one cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(4, 4), nn.BatchNorm1d(4), Branching()
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)).reshape(-1, 1, 2, 2).expand(-1, 3, -1, -1).repeat(1, 1, 3, 3))
+
+
+def test_one_that_cannot_be_folded_does_not_keep_the_others():
+    found = folds(Half(), Inputs((torch.randn(3, 4),)))
+    assert found.changes == (Fold("first", "norm"),) and "elsewhere" in found.skipped["second.norm"]
 
 
 class Twice(nn.Module):
@@ -292,6 +310,14 @@ def test_our_attention_is_torchs(data):
     if expected[1] is not None:
         torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
     assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def test_reading_changes_needs_no_torch():
+    code = """import sys
+from wellfit.slim.changes import from_json
+print(from_json([{"change": "drop", "layer": "a"}]), "torch" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[Drop(layer='a',", "branch=False)]", "False"]
 
 
 def test_changes_as_json():

@@ -57,7 +57,7 @@ def test_json_says_the_same(path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_damaged_tensor_is_found(path: Path) -> None:
     pieces = taken_apart(path.read_bytes())
-    pieces.payloads[2] = b"\xff" + pieces.payloads[2][1:]
+    pieces.payloads[0] = b"\xff" + pieces.payloads[0][1:]
     path.write_bytes(pieces.file())
     with pytest.raises(Damaged, match="'shared'"):
         run_inspect(path, "text")

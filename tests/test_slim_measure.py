@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from wellfit.errors import WellfitError
 from wellfit.slim.changes import Unfit
 from wellfit.slim.changes.cut import Cut
 from wellfit.slim.measure import Inputs, by_layer, compare, cost, latency, size
+from wellfit.slim.measure.running import plain_operations
 from wellfit.slim.methods.choice import choose, is_faster
 from wellfit.slim.methods.coupled import coupling
 from wellfit.slim.methods.importance import by_output, importance, magnitude, scale, taylor
@@ -55,14 +56,10 @@ def test_cost_of_recurrence():
 def test_cost_is_that_of_torchs_own_counter(name):
     model, example = slim_models.made(name)
     inputs = Inputs.of(example)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            inputs.call(model.eval())
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    assert counter.get_total_flops() == 2 * cost(model, inputs).multiply_adds
+    with plain_operations(), FlopCounterMode(display=False) as counter:
+        inputs.call(model.eval())
+    found = cost(model, inputs)
+    assert counter.get_total_flops() == 2 * found.multiply_adds and not found.unused
 
 
 def test_cost_of_shared_and_unused_layers():
@@ -90,35 +87,69 @@ def test_size_counts_shared_tensors_once():
     assert size(model).bytes == 5 * 4 + 5 * 8 + 6 * 8
 
 
+class Clock:
+    """A clock that only models move, on a machine that gets slower and faster."""
+
+    def __init__(self):
+        self.now, self.reads = 0.0, 0
+
+    def perf_counter(self):
+        self.reads += 1
+        return self.now
+
+    def work(self, milliseconds):
+        slowness = 1 + 5 * (self.reads // 40 % 2)
+        self.now += slowness * milliseconds / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(sys.modules["wellfit.slim.measure.latency"], "time", made)
+    return made
+
+
 class Slow(nn.Module):
-    def __init__(self, milliseconds):
+    def __init__(self, clock, milliseconds):
         super().__init__()
-        self.seconds = milliseconds / 1000
+        self.work = lambda: clock.work(milliseconds)
 
     def forward(self, x):
-        end = time.perf_counter() + self.seconds
-        while time.perf_counter() < end:
-            pass
+        assert not torch.is_grad_enabled() and not self.training
+        self.work()
         return x
 
 
-def test_latency():
+def test_latency(clock):
     inputs = Inputs((torch.randn(4, 3),))
-    model = nn.Sequential(Slow(2), nn.Dropout(0.5), Slow(6)).train()
+    model = nn.Sequential(Slow(clock, 2), nn.Dropout(0.5), Slow(clock, 6)).train()
+    clock.reads = -1000  # quiet for as long as this takes
+    clock.work = lambda milliseconds: setattr(clock, "now", clock.now + milliseconds / 1000)
     timing = latency(model, inputs, seconds=0.1)
-    assert 8 <= timing.p10 <= timing.p50 <= timing.p90 and timing.batch == 4 and timing.calls >= 5
+    assert timing.p10 == pytest.approx(8) and timing.p50 == pytest.approx(8) and timing.p90 == pytest.approx(8)
+    assert timing.batch == 4 and timing.calls == 13
     assert all(module.training for module in model.modules())
-    layers = {layer.name: layer for layer in by_layer(model, inputs, seconds=0.1)}
-    assert list(layers) == ["0", "1", "2"] and layers["2"].kind == "Slow"
-    assert 2 <= layers["0"].p50 < layers["2"].p50 and layers["2"].share > 0.5
+    layers = by_layer(model, inputs, batch=7, seconds=0.01)
+    assert [(layer.name, layer.kind) for layer in layers] == [("0", "Slow"), ("1", "Dropout"), ("2", "Slow")]
+    assert [layer.p50 for layer in layers] == pytest.approx([2, 0, 6])
+    assert [layer.share for layer in layers] == pytest.approx([0.25, 0, 0.75])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_two_models_in_turn():
-    pair = compare(Slow(6), Slow(2), Inputs((torch.randn(1, 3),)), batch=32, seconds=0.2)
-    assert pair.first.batch == pair.second.batch == 32 and pair.first.calls == pair.second.calls
-    assert 2.5 < pair.speedup < 3.2
-    assert 0.8 < compare(Slow(2), Slow(2), Inputs((torch.randn(1, 3),)), seconds=0.1).speedup < 1.2
+def test_two_models_in_turn(clock):
+    """The ratio is right though the machine is six times slower half of the time."""
+    pair = compare(Slow(clock, 6), Slow(clock, 2), Inputs((torch.randn(1, 3),)), batch=32, seconds=5)
+    assert pair.first.batch == pair.second.batch == 32 and pair.first.calls == pair.second.calls > 100
+    assert pair.first.p90 > 5 * pair.first.p10 and pair.speedup == pytest.approx(3)
+    assert compare(Slow(clock, 2), Slow(clock, 2), Inputs((torch.randn(1, 3),))).speedup == pytest.approx(1)
+
+
+def test_real_times():
+    """Of this machine's own clock: a hundred times the work takes longer."""
+    one, other = (nn.Sequential(nn.Linear(width, width), nn.ReLU()) for width in (1000, 1000))
+    inputs = Inputs((torch.randn(1, 1000),))
+    assert compare(nn.Sequential(*[one] * 100), other, inputs, seconds=0.2).speedup > 3
+    assert latency(one, inputs, seconds=0.01).p50 > 0 and sum(t.p50 for t in by_layer(one, inputs, seconds=0.01)) > 0
 
 
 class Pair(NamedTuple):
@@ -169,7 +200,7 @@ def test_importance_by_hand():
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
     with pytest.raises(Unfit, match="no batch norm"):
         scale(model, group)
-    with pytest.raises(WellfitError, match='there is no importance "magnitud".*did you mean "magnitude"'):
+    with pytest.raises(WellfitError, match=r'there is no importance "magnitud".*did you mean "magnitude"'):
         importance(model, inputs, group, "magnitud")
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
 import sys
 import types
 from importlib import import_module
 
 import pytest
 import torch
+from changed_layers import Holder, changed, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_slim_factor import Sorted, changed, redone, train_one_step
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wellfit.errors import WellfitError
-from wellfit.slim.changes import Unfit
+from wellfit.slim.changes import Unfit, redo_all
 from wellfit.slim.changes.quantised import Quantised, fp8, int4, int8
 from wellfit.slim.changes.torchao import Torchao
 from wellfit.slim.measure.inputs import Inputs
@@ -87,7 +88,7 @@ def stored(model: nn.Module) -> int:
 @cases
 def test_it_is_close_smaller_and_loads_again(case):
     make, inputs, change, tolerance = case
-    model, x = Sorted(make()).eval(), inputs()
+    model, x = Holder(make()).eval(), inputs()
     slim = changed(model, change)
     with torch.no_grad():
         expected, found = first(model(x)), first(slim(x))
@@ -103,7 +104,7 @@ def test_it_is_close_smaller_and_loads_again(case):
 @cases
 def test_with_gradients_it_computes_the_same_and_what_is_left_trains(case):
     make, inputs, change, tolerance = case
-    model, x = changed(Sorted(make()), change).eval(), inputs()
+    model, x = changed(Holder(make()), change).eval(), inputs()
     with torch.no_grad():
         quick = first(model(x))
     slow = first(model(x.requires_grad_()))
@@ -117,7 +118,7 @@ def test_with_gradients_it_computes_the_same_and_what_is_left_trains(case):
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("enforced", [True, False])
 def test_packed_sequences_and_given_states(kind, enforced):
-    model = Sorted(kind(20, 16, 2, bidirectional=True, batch_first=True)).eval()
+    model = Holder(kind(20, 16, 2, bidirectional=True, batch_first=True)).eval()
     slim = changed(model, Quantised("layer", "int8"))
     lengths = torch.tensor([6, 4, 2] if enforced else [4, 6, 2])
     packed = pack_padded_sequence(torch.randn(3, 6, 20), lengths, batch_first=True, enforce_sorted=enforced)
@@ -160,15 +161,49 @@ def test_no_weight_is_off_by_more_than_half_a_level(outputs, inputs, group, seed
 def test_what_cannot_be_is_refused(layer, change, reason):
     for act in (change.apply, change.redo):
         with pytest.raises(Unfit, match=reason):
-            act(Sorted(layer()))
+            act(Holder(layer()))
 
 
 def test_ranges_must_have_been_measured():
     for layer in (nn.Linear(4, 4), nn.Conv2d(4, 4, 3)):
-        model = Sorted(layer)
+        model = Holder(layer)
         for span in (None, (1.0, -1.0), (-torch.inf, 1.0)):
             with pytest.raises(Unfit, match="not measured"):
                 Quantised("layer", "static", inputs=span, outputs=span).apply(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(20, 12), lambda: nn.Conv2d(5, 6, 3, 2, 1)], ids=["linear", "conv"])
+def test_training_for_eight_bits_computes_what_they_will(make):
+    layer = make()
+    x = torch.randn(4, 20) if isinstance(layer, nn.Linear) else torch.randn(4, 5, 8, 8)
+    model = Holder(layer)
+    rounding = changed(model, Quantised("layer", "qat"))
+    y = rounding(x)
+    assert 0 < float((y - model(x)).norm().detach() / y.norm().detach()) < 0.03
+    assert list(rounding.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(redone(model, Quantised("layer", "qat"), rounding)(x), y, rtol=0, atol=0)
+    train_one_step(rounding, x)
+    y = rounding(x).detach()
+    spans = {"inputs": (float(x.min()), float(x.max())), "outputs": (float(y.min()), float(y.max()))}
+    final = Quantised("layer", "static", **spans)
+    small = changed(rounding, final).eval()
+    with torch.no_grad():
+        found = small(x)
+    # A convolution rounds its outputs, too.
+    assert float((found - y).norm() / y.norm()) < (1e-3 if isinstance(layer, nn.Linear) else 0.02)
+    # A fresh model goes through both changes.
+    fresh = Holder(copy.deepcopy(layer))
+    redo_all(fresh, [Quantised("layer", "qat"), final.stored()])
+    fresh.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.eval()(x), found, rtol=0, atol=0)
+
+
+def test_reading_a_list_of_changes_needs_no_torch():
+    code = "import sys; from wellfit.slim.changes import known_changes as k; print(sorted(k()), 'torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    names = ["binary", "cp", "grouped", "quantised", "reduced", "separable", "svd", "torchao", "tucker"]
+    assert all(repr(name) in out for name in names) and out.rstrip().endswith("False")
 
 
 def small_model() -> nn.Module:
@@ -261,7 +296,7 @@ def backend(monkeypatch):
 
 
 def test_tensors_of_other_classes_are_kept_in_plain_ones(backend):
-    model, x = Sorted(nn.Linear(32, 8)), torch.randn(3, 32)
+    model, x = Holder(nn.Linear(32, 8)), torch.randn(3, 32)
     change = Torchao("layer", "torchao-int8-weights")
     slim = changed(model, change)
     assert {type(tensor) for tensor in slim.state_dict().values()} == {torch.Tensor}
@@ -273,13 +308,13 @@ def test_tensors_of_other_classes_are_kept_in_plain_ones(backend):
 
 def test_what_a_backend_silently_skips_is_said(backend):
     with pytest.raises(Unfit, match="left it as it was"):
-        Torchao("layer", "torchao-int8-weights").apply(Sorted(nn.Linear(33, 8)))
+        Torchao("layer", "torchao-int8-weights").apply(Holder(nn.Linear(33, 8)))
     with pytest.raises(Unfit, match="no such device"):
-        Torchao("layer", "torchao-fp8-weights").apply(Sorted(nn.Linear(32, 8)))
+        Torchao("layer", "torchao-fp8-weights").apply(Holder(nn.Linear(32, 8)))
     with pytest.raises(Unfit, match="this version"):
-        Torchao("layer", "torchao-int4-weights").apply(Sorted(nn.Linear(32, 8)))
+        Torchao("layer", "torchao-int4-weights").apply(Holder(nn.Linear(32, 8)))
     with pytest.raises(Unfit, match="there is no config"):
-        Torchao("layer", "torchao-int5").apply(Sorted(nn.Linear(32, 8)))
+        Torchao("layer", "torchao-int5").apply(Holder(nn.Linear(32, 8)))
 
 
 def test_without_torchao_its_kinds_are_skipped_with_the_reason(monkeypatch):
@@ -293,8 +328,8 @@ def test_without_torchao_its_kinds_are_skipped_with_the_reason(monkeypatch):
 def test_torchao_itself_leaves_a_784_wide_layer_alone_in_int4():
     pytest.importorskip("torchao")
     with pytest.raises(Unfit, match="left it as it was"):
-        Torchao("layer", "torchao-int4-weights").apply(Sorted(nn.Linear(784, 64)))
-    model, x = Sorted(nn.Linear(256, 64)), torch.randn(3, 256)
+        Torchao("layer", "torchao-int4-weights").apply(Holder(nn.Linear(784, 64)))
+    model, x = Holder(nn.Linear(256, 64)), torch.randn(3, 256)
     slim = changed(model, Torchao("layer", "torchao-int8-weights"))
     with torch.no_grad():
         assert float((slim(x) - model(x)).norm() / model(x).norm()) < 0.02

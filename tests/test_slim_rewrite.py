@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from changed_layers import Holder, changed, conv_settings, redone, train_one_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_slim_factor import Sorted, changed, conv_settings, redone, train_one_step
 from torch import nn
 
 from wellfit.errors import WellfitError
@@ -34,8 +34,8 @@ def seeded():
     torch.manual_seed(0)
 
 
-def made(kind) -> tuple[Sorted, torch.Tensor]:
-    model = Sorted(kind(12, 16, 3, padding=1))
+def made(kind) -> tuple[Holder, torch.Tensor]:
+    model = Holder(kind(12, 16, 3, padding=1))
     return model, torch.randn(2, 12, *[9] * len(model.layer.kernel_size))
 
 
@@ -60,7 +60,7 @@ def test_it_trains(kind, change):
 def test_a_convolution_that_has_the_form_is_kept(options, kind, bias):
     """In every geometry: a kernel that is separable, grouped, or sees few channels is reproduced."""
     torch.manual_seed(2)
-    model = Sorted(kind(8, 12, 3, bias=bias, **options))
+    model = Holder(kind(8, 12, 3, bias=bias, **options))
     shape = model.layer.weight.shape
     x = torch.randn(2, 8, *[11] * len(shape[2:]))
     grouped = torch.zeros(shape)
@@ -127,7 +127,7 @@ def test_shuffled_convolutions_take_single_samples():
     ],
 )
 def test_what_cannot_be_is_refused_and_left_alone(layer, change, reason):
-    model = Sorted(layer())
+    model = Holder(layer())
     before = list(model.state_dict())
     for act in (change.apply, change.redo):
         with pytest.raises(Unfit, match=reason):

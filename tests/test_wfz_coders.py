@@ -26,6 +26,7 @@ from wellfit.slim.wfz.damage import Damaged
 
 CODERS = [huffman, rans, mixing]
 ENGINES = ["native", "twin"]
+BUILT = ENGINES if native.library is not None else ["twin"]
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -74,11 +75,11 @@ def pruned(rows: int, columns: int, kernel: tuple[int, ...] = (), values: int = 
 def test_what_goes_in_comes_out_and_both_engines_write_the_same(coder, tensor) -> None:
     symbols, alphabet, shape = tensor
     written = []
-    for name in ENGINES:
+    for name in BUILT:
         with by(name):
             written.append(coder.encode(symbols, alphabet, shape))
-    assert written[0] == written[1]
-    for name in ENGINES:
+    assert len(set(written)) == 1
+    for name in BUILT:
         with by(name):
             for data in (written[0], memoryview(b"." + written[0])[1:]):
                 found = coder.decode(data, alphabet, shape)
@@ -87,8 +88,8 @@ def test_what_goes_in_comes_out_and_both_engines_write_the_same(coder, tensor) -
 
 @pytest.mark.parametrize("coder", CODERS)
 def test_long_tensors_are_the_same_in_both_engines(coder) -> None:
-    """Long enough for several streams and states, over a part of the twin's loops."""
-    symbols = pruned(25, 400) if coder is mixing else pruned(300, 784)
+    """Long enough for several streams and states, and for more than one part of the twin's loops."""
+    symbols = pruned(25, 160) if coder is mixing else pruned(300, 784)
     with by("native"):
         data = coder.encode(symbols.reshape(-1), 17, symbols.shape)
         assert (coder.decode(data, 17, symbols.shape) == symbols.reshape(-1)).all()
@@ -178,13 +179,13 @@ def test_a_flipped_bit_is_damage_or_other_symbols_and_nothing_else(coder, name: 
 @given(st.binary(max_size=80), st.sampled_from([1, 2, 17, 300, 65536]), st.integers(0, 2000))
 def test_any_bytes_are_damage_or_symbols_and_both_engines_agree(coder, data: bytes, alphabet: int, count: int) -> None:
     results = []
-    for name in ENGINES:
+    for name in BUILT:
         with by(name):
             try:
                 results.append(coder.decode(data, alphabet, (count,)).tolist())
             except Damaged:
                 results.append("damaged")
-    assert results[0] == results[1]
+    assert results[0] == results[-1]
     if results[0] != "damaged":
         assert len(results[0]) == count and max(results[0], default=0) < alphabet
 
@@ -280,11 +281,44 @@ def test_mixing_is_smaller_than_the_entropy_of_the_symbols() -> None:
         assert entropy < len(ideal) < 1.01 * entropy + 40
 
 
-def test_the_bytes_of_the_mixing_coder_stay_what_they_are() -> None:
-    """Files of today must be read tomorrow, and on every machine."""
-    symbols = np.array([0, 0, 3, 0, 1, 0, 0, 4, 2, 0, 0, 0], np.uint16)
-    expected = {huffman: HUFFMAN, rans: RANS, mixing: MIXING}
-    assert {coder: coder.encode(symbols, 5, (3, 4)).hex() for coder in CODERS} == expected
+@pytest.mark.parametrize("name", ENGINES)
+def test_files_of_today_can_be_read_tomorrow(name: str) -> None:
+    """Whatever encoders become: these bytes stay these symbols, on every machine."""
+    flat = [0, 0, 3, 0, 1, 0, 0, 4, 2, 0, 0, 0]
+    kernels = [0, 0, 0, 6, 0, 0, 6, 0, 0, 0, 0, 0, 10, 0, 0, 3, 0, 0, 1, 0, 0, 4, 0, 0]
+    kernels += [1, 0, 0, 3, 0, 0, 10, 0, 0, 0, 0, 0, 6, 0, 0, 6, 0, 0, 0, 0, 0, 10, 0, 0]
+    with by(name):
+        for coder, data in ((huffman, "01ec70014c7801"), (rans, "25ec79c307e475080000d6"), (mixing, "01b329f2")):
+            assert coder.decode(bytes.fromhex(data), 5, (3, 4)).tolist() == flat
+        for coder, data in (
+            (huffman, "01b8c367d3cd0c2805231ccf11064ac100"),
+            (rans, "25b8e76b656fb30f197e0200bf03547ce8161048"),
+            (mixing, "0503a6051b1d1b5544e90a73"),
+        ):
+            assert coder.decode(bytes.fromhex(data), 17, (4, 3, 2, 2)).tolist() == kernels
+
+
+@pytest.mark.parametrize("data", ["02", "04b329", "0501b329f2", "0504b329f2", "0905b329f2", "11b329f2", "0980"])
+def test_headers_of_the_mixing_coder_that_cannot_be(data: str) -> None:
+    """Kinds that are none, a lag of one or as long as the row, more negative values than values, a varint cut off."""
+    with pytest.raises(Damaged):
+        mixing.decode(bytes.fromhex(data), 5, (3, 4))
+
+
+def test_all_that_a_header_of_the_mixing_coder_can_say_is_used() -> None:
+    """Turned, with a lag, with values of which most are positive: in one tensor."""
+    generator = np.random.default_rng(0)
+    kept = generator.random((90, 60)) < np.tile([0.6, 0.05, 0.05, 0.05, 0.05], 18)[:, None]
+    signs = np.tile(generator.random(15) < 0.5, 4)
+    symbols = np.where(
+        kept, np.where(signs, 4 + generator.integers(0, 6, kept.shape), generator.integers(1, 4, kept.shape)), 0
+    )
+    with by("native"):
+        data = mixing.encode(symbols.astype(np.uint16).reshape(-1), 10, kept.shape)
+        assert data[0] == 15
+        assert mixing.decode(data, 10, kept.shape).tolist() == symbols.reshape(-1).tolist()
+    with by("twin"):
+        assert mixing.decode(data, 10, kept.shape).tolist() == symbols.reshape(-1).tolist()
 
 
 def test_the_library_can_be_switched_off_and_torch_is_not_imported() -> None:

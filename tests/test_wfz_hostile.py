@@ -21,6 +21,7 @@ from wellfit.slim import wfz
 from wellfit.slim.wfz import Same, contents
 from wellfit.slim.wfz.damage import Damaged
 from wellfit.slim.wfz.numbers import DTYPES
+from wellfit.slim.wfz.streams import CODERS
 from wellfit.slim.wfz.varint import Cursor, varint
 
 TWO = np.array([1.5, -2.5], "f4").tobytes()
@@ -262,6 +263,15 @@ def test_memory_of_refused_files(tmp_path: Path) -> None:
                 except Damaged:
                     assert tracemalloc.get_traced_memory()[1] < 3 * most
                 tracemalloc.stop()
+
+
+def test_mixing_that_would_remember_too_much_is_refused(tmp_path: Path) -> None:
+    """It takes some memory for each place of a row: a row of 60 million would take 2 GB for 60 MB of numbers."""
+    for shape in ((60_000_000,), (2, 30_000_000), (30_000_000, 2), (2, 2, 15_000_000)):
+        payload = b"\0\2\0\1\0\1" + bytes([CODERS.index("mixing")]) + b"\1\0" + bytes(20)
+        header = varint(1) + entry(kind=2, dtype=1, shape=shape, length=len(payload))
+        with pytest.raises(Damaged, match="rows are too long"):
+            read_all(tmp_path / "a.wfz", Pieces(header, [payload]).file())
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -51,7 +51,7 @@ def patterns_and_types(draw: st.DrawFn) -> tuple[NDArray[Any], Dtype]:
     return np.array(numbers, dtype.pattern_type).reshape(shape), dtype
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(patterns_and_types(), st.booleans())
 def test_what_a_kind_packs_it_unpacks(made: tuple[NDArray[Any], Dtype], small: bool) -> None:
     patterns, dtype = made
@@ -75,7 +75,8 @@ def test_the_smallest_kind_is_taken(made: tuple[NDArray[Any], Dtype]) -> None:
     patterns, dtype = made
     sizes = [len(payload) for kind in KINDS if (payload := kind.pack(patterns, dtype, True)) is not None]
     assert len(pack(patterns, dtype, small=True)[1]) == min(sizes)
-    assert len(pack(patterns, dtype, small=False)[1]) <= min(sizes) * streams.NEAR**2  # streams and kinds have a tenth
+    quick = len(pack(patterns, dtype, small=False)[1])
+    assert quick <= min(sizes) * streams.NEAR**2 + 8  # a tenth for streams and for kinds, and mixing is not tried
 
 
 def kind_name(values: Any, dtype_name: str = "float32") -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wellfit.catalogue import names_of, rules
-from wellfit.launch.short_run import OUTPUT, Ended, Launcher, last_lines, refusal
 from wellfit.check.told import not_tried, showed
 from wellfit.errors import WellfitError
 from wellfit.launch.child import end_like, listening
 from wellfit.launch.command import resolve
 from wellfit.launch.live import Live
+from wellfit.launch.short_run import OUTPUT, Ended, Launcher, last_lines, refusal
 from wellfit.launch.voice import Voice
 from wellfit.overrides.catalogue import find_override, parse
 from wellfit.record import open_run

@@ -314,10 +314,10 @@ def _end() -> None:
 def _exception(kind: Any, value: Any, trace: Any) -> None:
     for attachment in _attached:
         if attachment.observer.trained and not attachment.fence.off:
+            attachment.fence.guard(attachment.observer.look_at_death)(str(value), trace)
             place = None
             while trace is not None:
                 place, trace = (os.path.abspath(trace.tb_frame.f_code.co_filename), trace.tb_lineno), trace.tb_next
-            attachment.fence.guard(attachment.observer.look_at_weights)()
             attachment.fence.guard(attachment.observer.ledger.event)(
                 "exception", **{"class": kind.__name__, "message": str(value)[:500], "location": location(place)}
             )

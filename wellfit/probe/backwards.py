@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -225,6 +225,19 @@ class Backwards:
                 "non-finite", where="parameter", value="nan", parameters=bad[:64], parameter=bad[0], bad=len(bad),
                 total=len(held.parameters), layer=layer[1] if layer else None, inputs_finite=None,
             )  # fmt: skip
+
+    def look_at_death(self, tensors: Iterable[torch.Tensor]) -> None:
+        """At the end by an exception: the first of the tensors at hand that holds NaN, where nothing was noticed
+        before. A distribution refuses such scores while the program only collects experience."""
+        if self.said or self._layer_said or self.packed:
+            return
+        for tensor in tensors:
+            # What is infinite is no sign: scores of what is not allowed are so in healthy programs.
+            if tensor.grad_fn is not None and self._bad(tensor) and bool(tensor.isnan().any()):
+                self.said = True
+                found = nonfinite.autopsy(tensor.grad_fn, self.layers, self.meter, self.trace, [])
+                self.event("non-finite", value="nan", died=True, **found)
+                return
 
     def late_not_finite(self, what: str, subject: str) -> None:
         """Numbers of an accelerator, a step late: a gradient or an activation was not finite."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from threading import get_ident
 from time import perf_counter, thread_time
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from wellfit.probe.optimizers import Held, Optimizers
 from wellfit.probe.patterns import Patterns
 from wellfit.probe.statistics import Meter, Row, is_real
 from wellfit.probe.trace import Trace
+from wellfit.probe.tracebacks import speaks_of_nan, tensors_in
 from wellfit.probe.weights import Weights
 from wellfit.probe.writer import STEPS_AT_RISK, Writer
 
@@ -535,10 +536,12 @@ class Observer:
             self.say_cost()
             self.writer.flush()
 
-    def look_at_weights(self) -> None:
-        """The program ends by an exception: it may be for weights that are not finite."""
+    def look_at_death(self, message: str, trace: TracebackType | None) -> None:
+        """The program ends by an exception: it may be for numbers that are not finite."""
         for held, _ in self.optimizers.all():
             self.backwards.look_at_weights(held)
+        if speaks_of_nan(message):
+            self.backwards.look_at_death(tensors_in(trace))
 
     def end(self) -> None:
         """The process ends: write what is left."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dis
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,9 @@ from wellfit.probe.locate import is_ours
 # that are internal to the import system"), in all supported versions of Python.
 UNCOUNTED = "<frozen importlib._bootstrap> of wellfit"
 
+
+_NAN = re.compile(r"\bnans?\b|\binfinity\b|\bnon-?finite\b|\bnot finite\b|invalid values", re.IGNORECASE)
+FRAMES = 50  # of an exception that are looked at: one that came of endless recursion has thousands
 
 _call = torch.nn.Module._call_impl.__code__
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -72,6 +76,21 @@ def _clean(error: BaseException | None, seen: set[int]) -> None:
         error.__traceback__ = without_our_frames(error.__traceback__)
         _clean(error.__context__, seen)
         error = error.__cause__
+
+
+def speaks_of_nan(message: str) -> bool:
+    """Whether an exception says that numbers were not finite, as samplers, distributions and other libraries do."""
+    return _NAN.search(message) is not None
+
+
+def tensors_in(trace: TracebackType | None) -> Iterator[torch.Tensor]:
+    """Tensors that an exception passed by: local variables of the frames of a traceback, the innermost frame first."""
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    for frame in frames[: -FRAMES - 1 : -1]:
+        yield from (value for value in list(frame.f_locals.values()) if isinstance(value, torch.Tensor))
 
 
 def hide_our_frames(also: Callable[[Any, Any, Any], None]) -> None:

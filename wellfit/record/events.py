@@ -34,6 +34,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "parameter": None,
         "value": "",
         "inputs_finite": None,
+        "died": False,
     },
     "leak": {
         "root": "",

@@ -149,12 +149,12 @@ class Latents:
                 continue
             before = [weight.values() for weight in weights]
             values = list(before)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # latent values are kept, and written to later
                 for stage in acting:
                     values = self._ask(stage, "make", model, weights, values, step) or values
-            for weight, value, own in zip(weights, values, before, strict=True):
-                if value is not own or weight.latent is not None:
-                    weight.show(value)
+                for weight, value, own in zip(weights, values, before, strict=True):
+                    if value is not own or weight.latent is not None:
+                        weight.show(value)
 
     def _ask_all(self, what: str, model: Model) -> None:
         for stage in list(self.stages):

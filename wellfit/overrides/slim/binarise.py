@@ -35,9 +35,9 @@ class Binarise(Stage):
     Safety: unsafe; another network is trained, most often a worse one. With *both* a layer needs a batch norm before
     it, and the network is the same only where its layers see signs later too.
 
-    Where it does not apply: to biases and norms; to weights that are computed from others (weight normalisation); to
-    averages (EMA) that the script keeps of the weights. XNOR-Net's scale of the inputs is left out: a norm takes its
-    place.
+    Where it does not apply: to biases and norms; to weights that are changed without an optimizer, or computed from
+    others (weight normalisation); to averages (EMA) that the script keeps of the weights. XNOR-Net's scale of the
+    inputs is left out: a norm takes its place.
 
     References: Courbariaux, Bengio, David, BinaryConnect (2015); Rastegari, Ordonez, Redmon, Farhadi, XNOR-Net (2016),
     section 3; Hubara et al., Binarized Neural Networks (2016).
@@ -69,7 +69,7 @@ class Binarise(Stage):
         """See `Stage`."""
         weights = [weight for weight in model.weights if not weight.is_bias]
         layers = list(dict.fromkeys(_layer(weight) for weight in weights))
-        left = set() if self.ends else {layers[0], layers[-1]}
+        left = set() if self.ends else {*layers[:1], *layers[-1:]}
         for layer in sorted(left):
             self.left_out(layer, "it is the first or the last layer; ends:on includes them")
         for name, why in model.omitted:

@@ -42,8 +42,9 @@ class Prune(Stage):
 
     Safety: unsafe; another network is trained. It takes memory for two more copies of the weights.
 
-    Where it does not apply: to norms; to weights that are computed from others (weight normalisation); to averages
-    (EMA) that the script keeps of the weights. Without `steps` only schedule:once from the first step on is possible.
+    Where it does not apply: to norms; to weights that are changed without an optimizer, or computed from others (weight
+    normalisation); to averages (EMA) that the script keeps of the weights. Without `steps` only schedule:once from the
+    first step on is possible.
 
     References: Han, Pool, Tran, Dally, Learning both Weights and Connections for Efficient Neural Networks (2015); Zhu,
     Gupta, To prune, or not to prune (2017); Lee et al., Layer-adaptive sparsity for the Magnitude-based Pruning (2021);
@@ -78,7 +79,7 @@ class Prune(Stage):
     def check(self) -> None:
         """See `Override`."""
         if self.amount is None and self.group is None:
-            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000 or prune=group:2:4,steps:1000")
+            raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000")
         once = self.schedule == "once"
         self._span = Span("prune", self.start, self.start if once else self.until, self.steps)
         self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,11 @@ class _Shared:
     count: int
     made: int
 
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Where the values that are not 0 stand in the flat tensor."""
+        return self.alive.flatten().nonzero()[:, 0]
+
 
 @dataclass(kw_only=True, eq=False)
 class Share(Stage):
@@ -58,8 +64,8 @@ class Share(Stage):
 
     Safety: unsafe; the weights are rounded. It takes memory for two more copies of the weights.
 
-    Where it does not apply: to norms; to weights that are computed from others (weight normalisation); to averages
-    (EMA) that the script keeps of the weights.
+    Where it does not apply: to norms; to weights that are changed without an optimizer, or computed from others (weight
+    normalisation); to averages (EMA) that the script keeps of the weights.
 
     References: Han, Mao, Dally, Deep Compression (2016), section 3; Choi, El-Khamy, Lee, Towards the Limit of Network
     Quantization (2017).
@@ -167,11 +173,12 @@ class Share(Stage):
         self._shared[weight] = shared
         if not shared.count:
             return value
-        live = value[alive]
+        # What is not alive is 0: by places, as a mask of a pruned layer takes far longer to be applied.
+        live = value.flatten()[shared.places]
         centres = means(live, shared.numbers, shared.count)
-        made = value.clone()
-        made[alive] = centres.to(value.dtype)[shared.numbers]
-        return made
+        made = torch.zeros_like(value).flatten()
+        made[shared.places] = centres.to(value.dtype)[shared.numbers]
+        return made.view(value.shape)
 
     def _found(self, weight: Weight, value: Tensor, alive: Tensor, step: int) -> _Shared:
         import torch

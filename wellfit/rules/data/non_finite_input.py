@@ -19,7 +19,8 @@ class NonFiniteInput(Rule):
 
     What it checks
         The inputs of the model that is called first, and the targets of the training loss: NaN or infinity in a
-        sampled batch while all losses before it were finite; or the first NaN of the run was traced to an input.
+        sampled batch while all losses before it were finite; or the first NaN of the run was traced to an input, from
+        the loss or from the scores that a sampler or distribution refused.
 
     Why it hurts
         One NaN in a batch makes the loss NaN, and with it every gradient: a single step spoils all weights for good.
@@ -99,6 +100,7 @@ class NonFiniteInput(Rule):
         values = record.loss()
         bad = np.flatnonzero(~np.isfinite(values.value))
         if not len(bad):
+            yield from self._traced(record, record.step_count, died=True)
             return
         first_bad = int(values.step[bad[0]])
         found = first_input(record)
@@ -122,29 +124,39 @@ class NonFiniteInput(Rule):
         bad = np.flatnonzero(~np.isfinite(series.amax) | ~np.isfinite(series.mean))
         return int(series.step[bad[0]]) if len(bad) else None
 
-    def _traced(self, record: Record, first_bad: int) -> Iterator[Finding]:
-        """The batch was not sampled, but the walk back from the first bad loss ended at data."""
+    def _traced(self, record: Record, first_bad: int, died: bool = False) -> Iterator[Finding]:
+        """The batch was not sampled, but the walk back from the first bad loss ended at data; or (`died`) that from
+        the numbers which an exception refused."""
         for event in record.events("non-finite"):
-            if event["where"] != "input" or event["step"] > first_bad:
+            if event["where"] != "input" or event["step"] > first_bad or event["died"] != died:
                 continue
             found = first_input(record)
             layers = [layer for layer in record.layers.values() if layer.order >= 0 and layer.kind != "container"]
             if found is None or not layers or event["layer"] not in (layers[0].name, found[0]):
                 continue
             where, _ = input_origin(record, found[0], found[1])
-            yield self._found(record, f"the input of `{found[0]}`", event["layer"], int(event["step"]), where)
+            what = f"the input of `{found[0]}`"
+            yield self._found(record, what, event["layer"], int(event["step"]), where, died=died)
             return
 
-    def _found(self, record: Record, what: str, layer: str | None, step: int, where: Location | None) -> Finding:
+    def _found(
+        self, record: Record, what: str, layer: str | None, step: int, where: Location | None, died: bool = False
+    ) -> Finding:
         state = condition(record)
-        lasting = state.verdict == "non-finite"
+        lasting = died or state.verdict == "non-finite"
         loss = record.loss()
         bad = loss.step[~np.isfinite(loss.value)]
+        harm = (
+            "the program ended by an error" if died
+            else "the loss and then every weight became NaN" if lasting else "the loss of this batch is lost"
+        )  # fmt: skip
         return self.finding(
-            f"{what} holds NaN or infinite numbers at step {step}: "
-            + ("the loss and then every weight became NaN" if lasting else "the loss of this batch is lost")
-            + "; find the missing values where the data are made, and drop or impute them",
+            f"{what} holds NaN or infinite numbers at step {step}: {harm}; find the missing values where the data "
+            "are made, and drop or impute them",
             severity="error" if lasting else "note", step=step, layer=layer,
             location=where,
-            evidence={"step": step, "first_bad_loss": int(bad[0]), "bad_losses": len(bad), "losses": len(loss)},
+            evidence={
+                "step": step, "first_bad_loss": int(bad[0]) if len(bad) else "none", "bad_losses": len(bad),
+                "losses": len(loss),
+            },
         )  # fmt: skip

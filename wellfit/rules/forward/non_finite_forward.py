@@ -124,10 +124,11 @@ class NonFiniteForward(Rule):
             cure = _CURES.get(
                 str(function).lower().strip("_"), "keep its input inside its domain, or lower the learning rate"
             )
-        lost = self._lost(record)
+        lost = event["died"] or self._lost(record)
+        harm = "the program ended by it" if event["died"] else "from there the loss and all gradients are lost"
         yield self.finding(
-            f"`{function}`{inside} gave numbers that are not finite at step {event['step']} {given}, and from there "
-            f"the loss and all gradients are lost; {cure}",
+            f"`{function}`{inside} gave numbers that are not finite at step {event['step']} {given}, and {harm}; "
+            f"{cure}",
             severity="error" if lost else "note",
             step=event["step"],
             layer=layer,

@@ -49,7 +49,9 @@ class DecayDominates(Rule):
     stronger force. Where it is added to the gradient (SGD, Adam) that is weight_decay * |w| / |gradient| over all
     weights above `dominates`; where it acts on the weights themselves (AdamW), lr * weight_decay * |w| / |update| above
     `of_update`. Medians over the sampled steps. It is an error if the loss stays above `failed` of where it began, or
-    the model gives the same answer for all inputs (a variation below `same_answer`), else a note.
+    rises above `relapsed` of it again for a while, or the model gives the same answer for all inputs (a variation below
+    `same_answer`), else a note. Where the loss does
+    not tell how a run fares (policies, GANs), the decay must be `silent_loss` times as strong.
 
     Why it hurts
     What the model learns is forgotten faster than it is learned: the weights, and with them activations and gradients,
@@ -95,6 +97,7 @@ class DecayDominates(Rule):
     failed: float = 0.5  # the same, from which on the run does not do its job
     relapsed: float = 0.9  # mean of a twelfth of the run over the lower of first loss and chance, after a lower one
     same_answer: float = 0.02  # batch variation of the output below which all inputs get one answer; healthy: >= 0.097
+    silent_loss: float = 1.5  # times `dominates` or `of_update`, where the loss does not tell; faulty runs: 7 and more
     shrunk: float = 0.5  # rms of the median weight over its first; weights of healthy runs grow, or keep 0.6
     dominates: float = 1.0  # decay over gradient; healthy runs: 7e-4 to 0.02, faulty ones 1.4 and more
     of_update: float = 0.5  # share of the update; healthy runs: to 0.13
@@ -140,18 +143,21 @@ class DecayDominates(Rule):
         if not any(largest_decay(record, optimizer) > 0 for optimizer in record.optimizers.values()):
             return
         state = condition(record)
-        if state.verdict == "non-finite" or not fits_poorly(state, self.unlearned):
+        if state.verdict == "non-finite" or not (state.adversarial or fits_poorly(state, self.unlearned)):
             return
         trained = weights(record)
         for optimizer in record.optimizers.values():
             own = [parameter for parameter in trained if parameter.optimizer == optimizer.id]
-            found = self._shrinking(record, optimizer, own)
+            found = self._shrinking(record, optimizer, own, self.silent_loss if state.adversarial else 1.0)
             if found is not None:
                 yield self._told(record, state, optimizer, found)
                 return
 
-    def _shrinking(self, record: Record, optimizer: Optimizer, own: Sequence[Parameter]) -> _Shrinking | None:
-        """How the weights fell, if they lost half of their size and it was the decay that took it."""
+    def _shrinking(
+        self, record: Record, optimizer: Optimizer, own: Sequence[Parameter], times: float
+    ) -> _Shrinking | None:
+        """How the weights fell, if they lost half of their size and it was the decay that took it, by `times` what
+        it must have been at least."""
         decay = largest_decay(record, optimizer)
         sizes = grid(record, "parameter", [parameter.name for parameter in own])
         if decay <= 0 or len(sizes.step) < 2:
@@ -171,13 +177,14 @@ class DecayDominates(Rule):
         pull, push = pull[here], moved.norm(count)[there]
         told = (common <= step) & np.isfinite(pull) & (push > 0) & np.isfinite(push)
         force = float(np.median(pull[told] / push[told])) if told.any() else 0.0
-        if not force >= (self.dominates if coupled else self.of_update):
+        if not force >= times * (self.dominates if coupled else self.of_update):
             return None
         return _Shrinking(step, float(median[-1]), force, decay, coupled)
 
     def _fails(self, record: Record, state: Condition, found: _Shrinking) -> bool:
-        """Whether what was learned is lost, for good or for a while."""
-        if fits_poorly(state, self.failed) or answers_alike(record, self.same_answer):
+        """Whether what was learned is lost, for good or for a while; or cannot have been learned, where the loss does
+        not tell."""
+        if state.adversarial or fits_poorly(state, self.failed) or answers_alike(record, self.same_answer):
             return True
         curve = record.loss()
         if len(curve) < 10 * PARTS:
@@ -194,11 +201,11 @@ class DecayDominates(Rule):
             if found.coupled
             else f"{100 * min(found.force, 1.0):.0f} % of each step"
         )
+        stays = "" if state.adversarial else f", and the loss stays at {state.end:.4g} (it began at {state.start:.4g})"
         lower = min(found.decay / 100, 1e-4) if found.coupled else found.decay / 100
         return self.finding(
             f"weight decay {found.decay:g} wins over learning: it was {much}, the median weight is down to "
-            f"{100 * found.left:.2g} % of its first size, and the loss stays at {state.end:.4g} (it began at "
-            f"{state.start:.4g}); lower the weight decay to {lower:.1g}",
+            f"{100 * found.left:.2g} % of its first size{stays}; lower the weight decay to {lower:.1g}",
             severity="error" if self._fails(record, state, found) else "note",
             step=found.step,
             location=optimizer.location,

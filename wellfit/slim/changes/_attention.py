@@ -70,16 +70,25 @@ class SlimAttention(nn.Module):
         elif not self.batch_first:
             query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
         q, k, v = (self._by_head(tensor) for tensor in self._projected(query, key, value))
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        scores = scores + self._mask(scores, attn_mask, key_padding_mask, is_causal)
-        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
-        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # the words of torch
+        mask = _joined(q, k, attn_mask, key_padding_mask)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = (q * self.scale) @ k.transpose(-2, -1)
+            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+            weights = F.dropout(weights, dropout)
+            heads = weights @ v
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self.scale)
+        mixed = heads.transpose(1, 2).flatten(2)
         out = cast(torch.Tensor, self.out_proj(mixed))
         if not batched:
             out = out.squeeze(0)
         elif not self.batch_first:
             out = out.transpose(0, 1)
-        if not need_weights:
+        if weights is None:
             return out, None
         shown = weights.mean(dim=1) if average_attn_weights else weights
         return out, shown if batched else shown.squeeze(0)
@@ -100,27 +109,24 @@ class SlimAttention(nn.Module):
         """[batch, time, heads x width] as [batch, heads, time, width]."""
         return tensor.view(*tensor.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
-    def _mask(
-        self,
-        scores: torch.Tensor,
-        attn_mask: torch.Tensor | None,
-        key_padding_mask: torch.Tensor | None,
-        is_causal: bool,
-    ) -> torch.Tensor:
-        """What is added to the scores [batch, heads, time, time of keys]: minus infinity where one may not look."""
-        if is_causal and attn_mask is None:
-            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # the words of torch
-        total = scores.new_zeros(())
-        if attn_mask is not None:
-            mask = _added(attn_mask, scores)
-            total = total + (mask.view(scores.shape) if mask.dim() == 3 else mask)
-        if key_padding_mask is not None:
-            total = total + _added(key_padding_mask, scores)[:, None, None, :]
-        return total
+
+def _joined(
+    q: torch.Tensor, k: torch.Tensor, attn_mask: torch.Tensor | None, key_padding_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """What is added to the scores [batch, heads, time, time of keys]: minus infinity where one may not look."""
+    total = None
+    if attn_mask is not None:
+        total = _added(attn_mask, q)
+        if total.dim() == 3:  # one for each head of each sample
+            total = total.view(*q.shape[:3], k.shape[2])
+    if key_padding_mask is not None:
+        padding = _added(key_padding_mask, q)[:, None, None, :]
+        total = padding if total is None else total + padding
+    return total
 
 
-def _added(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A mask as numbers to add: True means minus infinity."""
     if mask.dtype != torch.bool:
-        return mask.to(scores.dtype)
-    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf)
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)

@@ -41,7 +41,7 @@ class Binary(Change):
 
         from wellfit.slim.native.shape import pack_bytes
 
-        old = self._checked(model)
+        old = self.checked(model)
         signs, scale, _ = binarised(old.weight)
         new = self._made(old)
         with torch.no_grad():
@@ -53,9 +53,14 @@ class Binary(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         from torch import nn
 
         old: Any = layer_at(model, self.layer, (nn.Linear, nn.Conv2d))
@@ -74,14 +79,14 @@ class Binary(Change):
         options = {"bias": old.bias is not None, "both": self.both, "scaled": self.scaled, **like(old)}
         if isinstance(old, nn.Linear):
             return frozen_alike(old, BinaryLinear(old.in_features, old.out_features, **options))
-        same = {name: getattr(old, name) for name in ("stride", "dilation", "groups", "padding_mode")}
+        same: dict[str, Any] = {name: getattr(old, name) for name in ("stride", "dilation", "groups", "padding_mode")}
         padding: Any = old.padding
         if padding == "valid":
             padding = (0, 0)
         elif padding == "same":
             padding = tuple(d * (k - 1) // 2 for d, k in zip(old.dilation, old.kernel_size))
-        sizes: Any = (old.in_channels, old.out_channels, old.kernel_size)
-        return frozen_alike(old, BinaryConv2d(*sizes, padding=padding, **same, **options))
+        sizes = {name: getattr(old, name) for name in ("in_channels", "out_channels", "kernel_size")}
+        return frozen_alike(old, BinaryConv2d(**sizes, padding=padding, **same, **options))
 
 
 def binarised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

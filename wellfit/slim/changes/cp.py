@@ -47,7 +47,7 @@ class Cp(Change):
 
     def apply(self, model: nn.Module) -> None:
         """See `Change.apply`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         factors, _ = cp_factors(old.weight, self.rank)
         outputs, inputs, *axes = factors
@@ -56,9 +56,14 @@ class Cp(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer)
         check_count(self.layer, "rank", self.rank, FIT_LIMIT // old.weight.numel())
         check_smaller(self.layer, old, cp_parameters(old.weight.shape, self.rank))
@@ -125,7 +130,8 @@ def _start(unfolding: torch.Tensor, rank: int, generator: torch.Generator, leadi
     if leading:
         vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(1)[:, :rank]
         random[:, : vectors.shape[1]] = vectors
-    return random / random.norm(dim=0).clamp(min=1e-30)
+    lengths: torch.Tensor = torch.linalg.vector_norm(random, dim=0)
+    return random / lengths.clamp(min=1e-30)
 
 
 def _alternate(

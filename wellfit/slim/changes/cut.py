@@ -124,7 +124,11 @@ def _make_attention_cuttable(model: nn.Module, names: list[str]) -> None:
     from wellfit.slim.changes._tree import put_module
 
     attentions = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    touched = [(path, module) for path, module in attentions if any(name.startswith(f"{path}.") for name in names)]
+    touched = [
+        (path, module)
+        for path, module in attentions
+        if any(name.startswith(f"{path}." if path else "") for name in names)
+    ]
     made = [(path, SlimAttention(module)) for path, module in touched]
     for path, slim in made:
         put_module(model, path, slim)

@@ -40,7 +40,7 @@ class Grouped(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         weight, order, _ = assigned(old.weight, self.groups)
         with torch.no_grad():
@@ -52,9 +52,14 @@ class Grouped(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer, pointwise_fits=True)
         check_count(self.layer, "groups", self.groups, min(old.in_channels, old.out_channels))
         if self.groups < 2 or old.in_channels % self.groups or old.out_channels % self.groups:

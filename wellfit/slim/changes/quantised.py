@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 KINDS = ("int8", "static", "bf16", "fp8", "int4")
+TRAINING = "qat"
 GROUPS = (32, 64, 128, 256)
 LARGEST_E4M3 = 448.0
 
@@ -30,6 +31,8 @@ class Quantised(Change):
         bf16: Linear, Conv1d, Conv2d, Conv3d. Computes in bfloat16; goes on training.
         fp8: Linear. Weights in e4m3 with a scale for each output; smaller only.
         int4: Linear. Weights of 4 bits, a scale and a shift for each `group` inputs.
+        qat: Linear, Conv2d. Nothing is smaller yet: the layer trains with the rounding of int8 in its forward pass;
+            int8 or static follows.
 
     Args:
         layer: as in `model.named_modules()`.
@@ -52,26 +55,33 @@ class Quantised(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         with torch.no_grad():
-            if self.kind != "bf16":
+            if self.kind == TRAINING:
+                new.load_state_dict(old.state_dict())
+            elif self.kind != "bf16":
                 self._fill(old, new)
         swap(model, self.layer, new)
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
     def stored(self) -> Change:
         """See `Change.stored`: what was measured lies in the state."""
         return Quantised(self.layer, self.kind, self.group)
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old: Any = layer_at(model, self.layer, self._fitting())
-        if self.kind == "static" and hasattr(old, "kernel_size"):
-            if old.padding_mode != "zeros" or isinstance(old.padding, str):
-                raise Unfit(f"{self.layer}: its padding is not a number of zeros")
+        padding = getattr(old, "padding", None)
+        if self.kind == "static" and (isinstance(padding, str) or getattr(old, "padding_mode", "zeros") != "zeros"):
+            raise Unfit(f"{self.layer}: its padding is not a number of zeros")
         if getattr(old, "proj_size", 0):
             raise Unfit(f"{self.layer}: it has projections, which torch's int8 kernel has not")
         if self.kind == "int4" and self.group not in GROUPS:
@@ -81,15 +91,18 @@ class Quantised(Change):
     def _fitting(self) -> tuple[type[nn.Module], ...]:
         from torch import nn
 
+        from wellfit.slim.layers.rounded import RoundedConv2d, RoundedLinear
+
         fitting: dict[str, tuple[type[nn.Module], ...]] = {
-            "int8": (nn.Linear, nn.LSTM, nn.GRU),
-            "static": (nn.Linear, nn.Conv2d),
+            "int8": (nn.Linear, nn.LSTM, nn.GRU, RoundedLinear),
+            "static": (nn.Linear, nn.Conv2d, RoundedLinear, RoundedConv2d),
+            "qat": (nn.Linear, nn.Conv2d),
             "bf16": (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
             "fp8": (nn.Linear,),
             "int4": (nn.Linear,),
         }
         if self.kind not in fitting:
-            raise Unfit(f'{self.layer}: there is no kind "{self.kind[:40]}"; there are {", ".join(KINDS)}')
+            raise Unfit(f'{self.layer}: there is no kind "{self.kind[:40]}"; there are {", ".join((*KINDS, TRAINING))}')
         return fitting[self.kind]
 
     def _made(self, old: Any) -> Any:
@@ -100,6 +113,8 @@ class Quantised(Change):
 
         if self.kind == "bf16":
             return layers.InBFloat16(old)
+        if self.kind == TRAINING:
+            return frozen_alike(old, _rounding(old))
         if isinstance(old, nn.RNNBase):
             made: Any = Int8Recurrent(old)  # type: ignore[arg-type]
         elif isinstance(old, nn.Conv2d):
@@ -155,6 +170,19 @@ class Quantised(Change):
         return points
 
 
+def _rounding(old: Any) -> nn.Module:
+    """The layer that trains for 8 bits, of the shape of this one."""
+    from torch import nn
+
+    from wellfit.slim.changes._convs import geometry
+    from wellfit.slim.layers.rounded import RoundedConv2d, RoundedLinear
+
+    options = {"bias": old.bias is not None, **like(old)}
+    if isinstance(old, nn.Linear):
+        return RoundedLinear(old.in_features, old.out_features, **options)
+    return RoundedConv2d(old.in_channels, old.out_channels, groups=old.groups, **geometry(old), **options)
+
+
 def int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 (outputs, ...) and float32 scales (outputs,): w ~ q s, s = max|w| / 127.
 
@@ -192,7 +220,8 @@ def int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, 
     """
     import torch
 
-    wide = torch.nn.functional.pad(finite(weight), (0, -weight.shape[1] % group)).unflatten(1, (-1, group))
+    filled = torch.nn.functional.pad(finite(weight), (0, -weight.shape[1] % group))
+    wide = filled.reshape(filled.shape[0], -1, group)
     low, high = wide.amin(-1), wide.amax(-1)
     scale = ((high - low) / 15).clamp(min=1e-30).float()
     levels = ((wide - low.unsqueeze(-1)) / scale.double().unsqueeze(-1)).round().clamp(0, 15)

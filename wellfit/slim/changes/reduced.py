@@ -39,7 +39,7 @@ class Reduced(Change):
 
     def apply(self, model: nn.Module) -> None:
         """See `Change.apply`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         reduce, kernel, _ = reduction(old.weight, self.channels)
         fill(new, [reduce, kernel], old.bias)
@@ -47,9 +47,14 @@ class Reduced(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer)
         check_count(self.layer, "channels", self.channels, old.in_channels)
         check_smaller(self.layer, old, reduced_parameters(old.weight.shape, self.channels))

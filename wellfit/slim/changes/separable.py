@@ -38,7 +38,7 @@ class Separable(Change):
 
     def apply(self, model: nn.Module) -> None:
         """See `Change.apply`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         depthwise, over_channels, _ = separated(old.weight, self.multiplier)
         fill(new, [depthwise, over_channels], old.bias)
@@ -46,9 +46,14 @@ class Separable(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer)
         most = min(prod(old.kernel_size), old.out_channels)
         check_count(self.layer, "multiplier", self.multiplier, most)

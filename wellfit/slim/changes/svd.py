@@ -55,7 +55,7 @@ class Svd(Change):
         """See `Change.apply`."""
         import torch
 
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         factors = factored(weight_of(old), self.rank)
         with torch.no_grad():
@@ -64,11 +64,16 @@ class Svd(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        old = self._checked(model)
+        old = self.checked(model)
         new = self._made(old)
         swap(model, self.layer, frozen_alike(old, new))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         from torch import nn
 
         kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU, nn.RNN)
@@ -101,9 +106,9 @@ class Svd(Change):
 
         if isinstance(old, nn.RNNBase):
             new.narrow.weight.copy_(factors.a)
-            known = dict(old.named_parameters())
+            known: dict[str, torch.Tensor] = dict(old.named_parameters())
             parts = factors.b.chunk(2 if old.bidirectional else 1)
-            known |= {name: part for name, part in zip(("weight_ih_l0", "weight_ih_l0_reverse"), parts)}
+            known |= dict(zip(("weight_ih_l0", "weight_ih_l0_reverse"), parts))
             for name, parameter in new.recurrent.named_parameters():
                 parameter.copy_(known[name])
             return
@@ -138,7 +143,8 @@ def spectrum(matrix: torch.Tensor) -> torch.Tensor:
     import torch
 
     wide = matrix.detach().to(torch.float64 if min(matrix.shape) <= EXACT else torch.float32)
-    return torch.linalg.svdvals(wide).double()
+    values: torch.Tensor = torch.linalg.svdvals(wide)
+    return values.double()
 
 
 def factored(matrix: torch.Tensor, rank: int) -> Factors:

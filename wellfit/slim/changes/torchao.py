@@ -45,6 +45,17 @@ class Torchao(Change):
         """See `Change.redo`."""
         self.apply(model)  # which parts there are, and of which shapes, only torchao knows
 
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it, or torchao is not there.
+        """
+        from torch import nn
+
+        self._torchao()
+        return layer_at(model, self.layer, (nn.Linear,))
+
     def _made(self, model: nn.Module) -> nn.Module:
         import copy
 
@@ -52,7 +63,7 @@ class Torchao(Change):
 
         from wellfit.slim.layers.flattened import FlattenedLinear
 
-        old: Any = layer_at(model, self.layer, (nn.Linear,))
+        old = self.checked(model)
         quantize, config = self._torchao()
         holder = nn.Sequential(copy.deepcopy(old))
         before = type(old.weight)

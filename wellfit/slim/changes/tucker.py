@@ -58,7 +58,7 @@ class Tucker(Change):
 
     def apply(self, model: nn.Module) -> None:
         """See `Change.apply`."""
-        old = self._checked(model)
+        old = self.checked(model)
         parts = tucker2(old.weight, self.rank_in, self.rank_out)
         new = self._made(old)
         fill(new, [parts.inputs.T, parts.core, parts.outputs], old.bias)
@@ -66,9 +66,14 @@ class Tucker(Change):
 
     def redo(self, model: nn.Module) -> None:
         """See `Change.redo`."""
-        swap(model, self.layer, self._made(self._checked(model)))
+        swap(model, self.layer, self._made(self.checked(model)))
 
-    def _checked(self, model: nn.Module) -> Any:
+    def checked(self, model: nn.Module) -> Any:
+        """The layer, which stays as it is.
+
+        Raises:
+            Unfit: the change does not fit it.
+        """
         old = conv_at(model, self.layer)
         check_count(self.layer, "rank_in", self.rank_in, old.in_channels)
         check_count(self.layer, "rank_out", self.rank_out, old.out_channels)
@@ -127,13 +132,15 @@ def _leading(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading left singular vectors: by the eigenvectors of the (small) Gram matrix."""
     import torch
 
-    return torch.linalg.eigh(matrix @ matrix.T).eigenvectors.flip(1)[:, :rank].contiguous()
+    vectors: torch.Tensor = torch.linalg.eigh(matrix @ matrix.T).eigenvectors
+    return vectors.flip(1)[:, :rank].contiguous()
 
 
 def _values(matrix: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.linalg.eigvalsh(matrix @ matrix.T).clamp(min=0).sqrt().flip(0)
+    values: torch.Tensor = torch.linalg.eigvalsh(matrix @ matrix.T)
+    return values.clamp(min=0).sqrt().flip(0)
 
 
 def _project(kernel: torch.Tensor, factor: torch.Tensor, mode: int) -> torch.Tensor:

@@ -160,7 +160,7 @@ class BinaryConv2d(_Binary):
         if self.both and self._by_kernel(x):
             assert native.kernel is not None
             weights = self._kept("weights", self._weights)
-            missing = self._kept(x.shape[2:], lambda: self._missing(x))
+            missing = self._missing_at(x)
             return native.kernel.conv_both(x, self.shape, weights, missing, mean)
         return self._in_floats(x, mean)
 
@@ -173,6 +173,16 @@ class BinaryConv2d(_Binary):
         box = torch.full((1, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=x.dtype, device=x.device)
         absolute = x.abs().mean(1, keepdim=True)
         return functional.conv2d(absolute, box, None, stride, padding, dilation).squeeze(1)
+
+    def _missing_at(self, x: torch.Tensor) -> torch.Tensor:
+        """The same as `_missing`, kept for the size of image that came last."""
+        kept: dict[torch.Size, torch.Tensor] = self._kept("missing", dict)
+        found = kept.get(x.shape[2:])
+        if found is None:
+            found = self._missing(x)
+            kept.clear()
+            kept[x.shape[2:]] = found
+        return found
 
     def _missing(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of a filter's signs that lie over the padding: (height out, width out, outputs of whole tiles)."""
@@ -214,7 +224,8 @@ class _StraightSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return gradient * (x.abs() <= 1)
+        passed: torch.Tensor = gradient * (x.abs() <= 1)
+        return passed
 
 
 def straight_sign(x: torch.Tensor) -> torch.Tensor:

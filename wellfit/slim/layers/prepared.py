@@ -11,6 +11,8 @@ from torch import nn
 class Prepared(nn.Module):
     """Base class: `_kept(key, make)` is what `make` gave for the state as it is now."""
 
+    bias: torch.Tensor | None
+
     def __init__(self) -> None:
         super().__init__()
         self._ready: dict[Any, Any] = {}
@@ -19,7 +21,8 @@ class Prepared(nn.Module):
     def _plain(self, x: torch.Tensor) -> bool:
         """Nothing of a call with x is to be differentiated or traced, and it is float32 on the CPU."""
         return (
-            x.dtype is torch.float32
+            type(x) in (torch.Tensor, nn.Parameter)  # not one that only stands for numbers
+            and x.dtype is torch.float32
             and x.is_cpu
             and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())))
             and not torch.compiler.is_compiling()
@@ -38,7 +41,7 @@ class Prepared(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moved to another device or dtype, the state may lie where it lay."""
         self._seen = []
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own addresses."""

@@ -111,7 +111,7 @@ class Int8Conv2d(_Quantised):
         if x.ndim == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         packed, before, after = self._kept("packed", self._packed)
-        small = torch.quantize_per_tensor(x, *before, torch.quint8)
+        small = torch.quantize_per_tensor(x, before[0], before[1], torch.quint8)
         y: torch.Tensor = torch.ops.quantized.conv2d(small, packed, *after).dequantize()
         return y.contiguous()
 
@@ -184,7 +184,7 @@ class Int4Linear(_Quantised):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., inputs)."""
         if not self._quick(x):
-            levels = self._levels().to(x.dtype).unflatten(1, (-1, self.group)) - 8
+            levels = self._levels().to(x.dtype).reshape(self.out_features, -1, self.group) - 8
             weight = levels * self.scale.to(x.dtype).unsqueeze(-1) + self.shift.to(x.dtype).unsqueeze(-1)
             return functional.linear(x, weight.flatten(1)[:, : self.in_features], self.bias)
         packed, scales = self._kept("packed", self._packed)

@@ -24,4 +24,5 @@ class ShuffledConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (samples, channels, *places) or (channels, *places)."""
-        return self.conv(x).index_select(x.ndim - len(self.conv.kernel_size) - 1, self.order)
+        y: torch.Tensor = self.conv(x)
+        return y.index_select(x.ndim - len(self.conv.kernel_size) - 1, self.order)

@@ -46,7 +46,7 @@ class Cost:
 
     Args:
         layers: in the order of the model.
-        unused: names of layers with parameters that were not called.
+        unused: names of layers that were not called, and whose parameters and buffers nothing else used.
     """
 
     layers: tuple[LayerCost, ...]
@@ -90,7 +90,7 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
         if not own and not done:
             continue
         calls = count.calls.get(id(module), 0)
-        if own and not calls and not done:
+        if not calls and not any(id(tensor) in count.used for tensor in own):
             unused.append(name)
         layers.append(
             LayerCost(
@@ -116,6 +116,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.multiply_adds: dict[int, int] = {}
         self.output_bytes: dict[int, int] = {}
         self.calls: dict[int, int] = {}
+        self.used: set[int] = set()
+        self._own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -141,6 +143,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.used.update(self._own.intersection(map(id, tensors_in([args, kwargs or {}]))))
         if count := _COUNTED.get(func._schema.name):
             holder = self._running[-1] if self._running else self._model
             done = count(args, kwargs or {}, result)

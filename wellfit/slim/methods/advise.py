@@ -20,13 +20,14 @@ from wellfit.slim.changes import Change, Unfit
 from wellfit.slim.changes.quantised import Quantised
 from wellfit.slim.changes.reduced import Reduced
 from wellfit.slim.changes.separable import Separable
+from wellfit.slim.changes.steps import Steps
 from wellfit.slim.changes.svd import Svd, spectrum, weight_of
 from wellfit.slim.changes.tucker import Tucker, mode_spectra
 from wellfit.slim.measure.cost import cost
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.latency import compare
 from wellfit.slim.methods.checked import said
-from wellfit.slim.methods.factor import rank_of_energy
+from wellfit.slim.methods.factor import rank_of_energy, rank_of_steps
 from wellfit.slim.methods.proposal import weighty_layers
 from wellfit.slim.methods.trial import FASTER, Alone, given_to
 
@@ -42,7 +43,7 @@ class Advice:
         layer: its name. what: the alternative, in words.
         change: that makes it; None for a narrower layer, which structured cuts make.
         needs: what must follow.
-        parameters, multiply_adds: of the layer, and with `_then` of the alternative; multiply-adds for the inputs given.
+        parameters, multiply_adds: of the layer, and with `_then` of the alternative; the latter for the inputs given.
         milliseconds: of the layer, median. speedup: how many times as fast the alternative is.
     """
 
@@ -121,7 +122,7 @@ class _Option:
     make: Callable[[Alone], nn.Module]
     change: Change | None = None
     needs: str = ""
-    inputs: Callable[[Inputs], Inputs] = staticmethod(lambda inputs: inputs)
+    inputs: Callable[[Inputs], Inputs] | None = None
 
 
 def _options(name: str, layer: Any) -> Iterator[_Option]:
@@ -133,6 +134,10 @@ def _options(name: str, layer: Any) -> Iterator[_Option]:
         rank = rank_of_energy(spectrum(weight_of(layer)), ENERGY)
         what = f"two factors of rank {rank}, which keep {ENERGY:.0%} of its energy"
         yield _remade(what, Svd("layer", rank), Svd(name, rank), "a little fine-tuning")
+    if isinstance(layer, (nn.LSTM, nn.GRU)):
+        rank = rank_of_steps(layer, ENERGY)
+        what = f"recurrent weights in two factors of rank {rank}, which keep {ENERGY:.0%} of their energy"
+        yield _remade(what, Steps("layer", rank), Steps(name, rank), "a little fine-tuning")
     if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU)):
         yield _Option(
             "half its width", lambda alone: Alone(_halved(alone.layer)), None, "training", _half_inputs(layer)
@@ -167,16 +172,21 @@ def _tried(name: str, layer: nn.Module, inputs: Inputs, option: _Option, seconds
     """
     plain = Alone(copy.deepcopy(layer))
     other = option.make(Alone(copy.deepcopy(layer)))
-    given = option.inputs(inputs)
+    given = option.inputs(inputs) if option.inputs else inputs
     try:
         before, after = cost(plain, inputs), cost(other, given)
         pair = compare(plain, _With(other, given), inputs, seconds=seconds)
     except Exception as error:
         raise Unfit(f"it fails: {said(error)}") from error
-    sizes = [sum(tensor.numel() for tensor in module.state_dict().values()) for module in (plain, other)]
-    times = (pair.first.p50, pair.speedup)
-    adds = (before.multiply_adds, after.multiply_adds or before.multiply_adds)
-    return Advice(name, option.what, option.change, option.needs, *sizes, *adds, *times)
+    sizes = (_numbers(plain), _numbers(other))
+    # What torch's int8 kernels multiply is not counted: as much as before.
+    then = after.multiply_adds or before.multiply_adds
+    adds = (before.multiply_adds, then)
+    return Advice(name, option.what, option.change, option.needs, *sizes, *adds, pair.first.p50, pair.speedup)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.state_dict().values())
 
 
 class _With(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from wellfit.slim.changes import Change, Unfit
@@ -17,8 +15,8 @@ def binarise(model: nn.Module, *, both: bool = False, scaled: bool = False, ends
     """Weights of one bit, as a run under `binarise=weights` or `binarise=both` has trained them.
 
     Args:
-        model: is not changed. Layers whose weights are not signs times scales yet lose much: the proposal's `needs` says
-            so.
+        model: is not changed. Layers whose weights are not signs times scales yet lose much: the proposal's `needs`
+            says so.
         both: one bit for the inputs of the layers, too.
         scaled: as of `Binary`.
         ends: the first and the last layer too.
@@ -33,7 +31,7 @@ def binarise(model: nn.Module, *, both: bool = False, scaled: bool = False, ends
             continue
         change = Binary(name, both, scaled)
         try:
-            change.redo(copy.deepcopy(model))
+            change.checked(model)
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
             errors[name] = binarised(layer.weight)[2]
             changes.append(change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,8 +42,10 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def scrambled(model: nn.Module) -> nn.Module:
-    """A copy with random numbers of about the same size in all parameters, and in the statistics of norms: weights near
-    zero, or a norm that changes nothing yet, would hide a mistake."""
+    """A copy with random numbers in all parameters and in the statistics of norms, large enough that each layer hands
+    on what it gets and no attention is even: weights near zero, or a norm that changes nothing yet, would hide a
+    mistake.
+    """
     made = copy_of(model)
     random = torch.Generator().manual_seed(0)
     statistics = [
@@ -52,8 +55,8 @@ def scrambled(model: nn.Module) -> nn.Module:
         for name, tensor in [*made.named_parameters(), *statistics]:
             if not tensor.is_floating_point() or tensor.layout != torch.strided:
                 continue
-            spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
-            spread = spread if 1e-3 < spread < 1e3 else 0.1
+            # Products get the weights that keep the size of what goes through, [out, in, ...] in all layers of torch.
+            spread = math.sqrt(2 / tensor[0].numel()) if tensor.dim() > 1 else 0.7
             noise = torch.randn(tensor.shape, generator=random) * spread
             tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ class Folds:
 
 
 def folds(model: nn.Module, inputs: Inputs) -> Folds:
-    """The batch norms of a model that can be folded, each tried on a copy and checked by the copy's outputs.
+    """The batch norms of a model that can be folded, tried on copies and checked by the copies' outputs.
 
     Args:
         model: is not changed; `apply` of the changes, in their order, changes it. In training it is another model
@@ -46,29 +46,35 @@ def folds(model: nn.Module, inputs: Inputs) -> Folds:
     bases = [base, scrambled(base)]
     expected = [outputs(one, given, "the model") for one in bases]
     pairs, skipped = _pairs(base, given)
-    changes = []
-    for norm, layer in pairs.items():
-        fold = Fold(layer, norm)
+    wanted = [Fold(layer, norm) for norm, layer in pairs.items()]
+    try:
+        for one, before in zip(bases, expected):
+            _folded(one, wanted, given, before)
+        return Folds(tuple(wanted), skipped)
+    except Unfit:
+        changes = []
+    for fold in wanted:  # some cannot be: one after the other
         try:
-            bases = [_folded(one, fold, given, before) for one, before in zip(bases, expected)]
+            bases = [_folded(one, [fold], given, before) for one, before in zip(bases, expected)]
         except Unfit as error:
-            skipped[norm] = str(error)
+            skipped[fold.norm] = str(error)
             continue
         changes.append(fold)
     return Folds(tuple(changes), skipped)
 
 
-def _folded(base: nn.Module, fold: Fold, inputs: Inputs, expected: list[torch.Tensor]) -> nn.Module:
-    """A copy in which one more norm is folded.
+def _folded(base: nn.Module, more: Sequence[Fold], inputs: Inputs, expected: list[torch.Tensor]) -> nn.Module:
+    """A copy in which more norms are folded.
 
     Raises:
-        Unfit: it cannot be, or the outputs are others.
+        Unfit: they cannot be, or the outputs are others.
     """
     tried = copy_of(base)
-    fold.apply(tried)
+    for fold in more:
+        fold.apply(tried)
     found = outputs(tried, inputs, "the folded model")
     if (far := difference(expected, found)) > tolerance(found):
-        raise Unfit(f"the outputs differ by {far:.2g} of the largest: {fold.layer} is used elsewhere too")
+        raise Unfit(f"the outputs differ by {far:.2g} of the largest: {more[-1].layer} is used elsewhere too")
     return tried
 
 

@@ -99,7 +99,7 @@ def _tried(
     if kind == "static":
         into, out = spans(copy.deepcopy(layer).eval(), given)
         change = Quantised(name, kind, inputs=into, outputs=out if isinstance(layer, nn.Conv2d) else None)
-    change.redo(copy.deepcopy(model))
+    change.checked(model)
     trial = tried(layer, change, given, seconds=seconds)
     if trial.idle:
         raise Unfit("the backend left it as it was, and did not say so")

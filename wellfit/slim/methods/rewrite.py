@@ -5,7 +5,6 @@ Width is a matter of structured cuts: a model of half the width is one with half
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,8 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
     Args:
         model: is not changed.
         form: "separable", "grouped" or "reduced".
-        strength: filters for each channel (separable, 1 if None), groups (grouped, 4 if None), or the share of the input
-            channels between (reduced, 0.25 if None).
+        strength: filters for each channel (separable, 1 if None), groups (grouped, 4 if None), or the share of the
+            input channels between (reduced, 0.25 if None).
         first: the first convolution too, whose few inputs carry everything.
 
     Raises:
@@ -49,7 +48,7 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
         else:
             change, error_of = _of(form, name, layer, strength)
             try:
-                change.redo(copy.deepcopy(model))
+                change.checked(model)
                 errors[name] = error_of()
                 changes.append(change)
             except Unfit as error:
@@ -57,7 +56,7 @@ def rewrite(model: nn.Module, form: str, *, strength: float | None = None, first
     return Proposal(tuple(changes), skipped, errors, Separable.needs if changes else "")
 
 
-def _of(form: str, name: str, layer: Any, strength: float | None) -> tuple[Change, Callable[[], float]]:
+def _of(form: str, name: str, layer: Any, strength: float | None) -> tuple[Any, Callable[[], float]]:
     """The change, and what gives its error."""
     weight = layer.weight
     if form == "separable":

@@ -107,16 +107,17 @@ def checked_cut(model: nn.Module, inputs: Inputs, found: Coupling, kept: Kept) -
     cut = Cut(slices, head_settings(base, gone))
     given = inputs.to("cpu")
     random = scrambled(base)
-    check = _Check(random, given, chosen, gone)
-    problem = check(cut)
-    if problem:
+    checks = [_Check(one, given, chosen, gone) for one in (random, base)]
+
+    def wrong(tried: Cut) -> str:
+        return next((problem for check in checks if (problem := check(tried))), "")
+
+    if problem := wrong(cut):
         sized = (Cut(slices, (*cut.settings, *settings)) for settings in proposals(base, chosen, gone))
-        mended = next((other for other in sized if not check(other)), None)
+        mended = next((other for other in sized if not wrong(other)), None)
         if mended is None:
             raise Unfit(problem)
         cut = mended
-    if problem := _Check(base, given, chosen, gone)(cut):
-        raise Unfit(problem)
     _try_training(random, cut, given)
     return cut
 

@@ -14,7 +14,7 @@ from wellfit.slim.native.kernel import BinaryKernel
 from wellfit.slim.native.shape import ConvShape, Weights
 from wellfit.slim.native.twin import BinaryTwin
 
-__all__ = ["BinaryKernel", "BinaryTwin", "ConvShape", "Weights", "best", "kernel", "twin"]
+__all__ = ["BinaryKernel", "BinaryTwin", "ConvShape", "Weights", "kernel", "twin"]
 
 
 def _load() -> BinaryKernel | None:
@@ -35,8 +35,3 @@ kernel: BinaryKernel | None = _load()
 
 twin: BinaryTwin = BinaryTwin()
 """The same in torch, on any device."""
-
-
-def best() -> BinaryKernel | BinaryTwin:
-    """The kernel where there is one."""
-    return kernel or twin

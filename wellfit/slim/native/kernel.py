@@ -14,7 +14,7 @@ from wellfit.slim.native.shape import ConvShape, Weights
 ABI = 1
 LEVELS = ("scalar", "avx2", "avx512")
 WORTH_A_THREAD = 1 << 21
-"""Words of signs compared, eight of which go at once (a quarter of a millisecond), from which on a second thread pays."""
+"""Words of signs compared (a quarter of a millisecond, eight at once) from which on a second thread pays."""
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
@@ -180,6 +180,6 @@ def _shared(part: Callable[[int, int], int], pieces: int, words_each: int) -> No
     bounds = [pieces * i // threads for i in range(threads + 1)]
     pool = _pool(threads)
     others = [pool.submit(part, first, last) for first, last in zip(bounds[1:-1], bounds[2:])]
-    code = part(0, bounds[1])  # this thread takes a share, too
-    for code in [code, *(other.result() for other in others)]:
-        _enough(code)
+    _enough(part(0, bounds[1]))  # this thread takes a share, too
+    for other in others:
+        _enough(other.result())

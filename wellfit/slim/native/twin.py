@@ -58,7 +58,7 @@ def mean_absolute(x: torch.Tensor) -> torch.Tensor:
 
 
 def _looked_up(x: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-    """Sums of x times signs in the kernel's order: four neighbours first, then every fourth of these; (samples, rows)."""
+    """Sums of x times signs in the kernel's order: four neighbours, then every fourth of these; (samples, rows)."""
     behind = (0, -x.shape[1] % LANES)
     x, signs = functional.pad(x, behind), functional.pad(signs, behind, value=1.0)
     sums = x.new_zeros(x.shape[0], signs.shape[0], 4)

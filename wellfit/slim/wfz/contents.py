@@ -176,9 +176,9 @@ def read(path: str | Path, *, max_bytes: int | None = None) -> Contents:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            start = file.read(64)
-            check_start(start)
-            data = start + file.read()
+            check_start(file.read(64))  # before all of what may be any file, of any size, is read
+            file.seek(0)
+            data = file.read()
         return Contents(path, data, max_bytes)
     except OSError as error:
         raise WellfitError(f"{path} cannot be read: {error.strerror or error}") from None

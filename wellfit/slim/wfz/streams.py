@@ -21,6 +21,7 @@ CODERS = ("none", "packed", "huffman", "positions", "rans", "mixing")
 NEAR = 1.1  # where speed is asked for, the fastest way that is at most this much larger than the smallest is taken
 _CODERS = {"huffman": huffman, "rans": rans, "mixing": mixing}
 _MIXED_SYMBOLS = 1024  # beyond, mixing has too few numbers to learn each symbol from, and is slow
+_MIXED_WIDTH = 1 << 20  # places of a row that mixing may have to remember something of, some 32 bytes for each
 _POSITIONS_FROM = 32  # zeros for each other symbol, from which positions may be smaller
 _SLICE = 1 << 16  # symbols packed at a time, for bits as bytes are 8 times as large; a multiple of 8: whole bytes
 
@@ -46,7 +47,7 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
         if positions is not None:
             found["positions"] = positions
     found["rans"] = rans.encode(symbols, alphabet, shape)
-    if small and not plain and alphabet <= _MIXED_SYMBOLS:
+    if small and not plain and alphabet <= _MIXED_SYMBOLS and _mixed_width(shape) <= _MIXED_WIDTH:
         found["mixing"] = mixing.encode(symbols, alphabet, shape)
     sizes = {"packed": (symbols.size * _bits(alphabet) + 7) // 8, **{name: len(data) for name, data in found.items()}}
     name = quickest(sizes, small)
@@ -78,6 +79,8 @@ def decode(data: memoryview, alphabet: int, shape: tuple[int, ...]) -> Symbols:
         return _unpack(rest, alphabet, count)
     if name == "positions":
         return _placed(rest, alphabet, count)
+    if name == "mixing" and _mixed_width(shape) > _MIXED_WIDTH:
+        raise Damaged(f"a tensor of shape {shape} is coded by mixing, for which its rows are too long")
     symbols: Symbols = _CODERS[name].decode(rest, alphabet, shape)
     return symbols
 
@@ -101,6 +104,11 @@ def coder_of(data: memoryview) -> str:
     if not len(data) or data[0] >= len(CODERS):
         raise Damaged("a stream of symbols is coded in no known way")
     return CODERS[data[0]]
+
+
+def _mixed_width(shape: tuple[int, ...]) -> int:
+    """Places of a row, or of a column with its kernels: mixing goes along either."""
+    return prod(shape[2:]) * max(shape[:2]) if len(shape) > 1 else prod(shape)
 
 
 def _bits(alphabet: int) -> int:

@@ -109,13 +109,39 @@ def coupling(model: nn.Module, inputs: Inputs, *, inner: bool = False) -> Coupli
             break
         for number in further:
             passed_over[number] = passed_over.get(number, 0) + 1
-    unseen = "this forward pass does not use it"
-    for tensor in tensors.values():
-        if id(tensor) not in trace.seen:
-            for axis in trace.axes(tensor):
-                trace.labels.freeze(axis, unseen)
-    groups = tuple(_groups(trace, tensors))
-    return Coupling(groups, _refusals(tensors, trace, groups))
+    unused = _unused(trace, tensors)
+    found = tuple(_groups(trace, tensors))
+    doubtful = _doubtful(found, unused)
+    groups = tuple(group for group in found if group.name not in doubtful)
+    return Coupling(groups, {**_refusals(tensors, trace, found, doubtful), **doubtful})
+
+
+def _unused(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Freeze what the forward pass does not use: who knows what it belongs to.
+
+    Returns:
+        The weights among them.
+    """
+    unused = {name: tensor for name, tensor in tensors.items() if id(tensor) not in trace.seen}
+    for tensor in unused.values():
+        for axis in trace.axes(tensor):
+            trace.labels.freeze(axis, "this forward pass does not use it")
+    return {name: tensor for name, tensor in unused.items() if tensor.dim() > 1}
+
+
+def _doubtful(groups: tuple[Group, ...], unused: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Groups that a layer may take part in which is used with other inputs only (an expert, a head for training), by
+    its sizes, and the reason to leave them whole."""
+    reasons = {}
+    for group in groups:
+        sizes = {place.size for place in group.places}
+        other = next((name for name, tensor in unused.items() if sizes.intersection(tensor.shape[:2])), None)
+        if other is not None:
+            reasons[group.name] = (
+                f"{layer_of(other)}, which is not used with the example inputs, may belong to it; "
+                "give inputs that use all layers"
+            )
+    return reasons
 
 
 def _run(model: nn.Module, inputs: Inputs, trace: Trace) -> None:
@@ -181,9 +207,12 @@ def _groups(trace: Trace, tensors: Mapping[str, torch.Tensor]) -> Iterator[Group
 
 def _by_root(labels: Labels, axis: Label) -> Iterator[tuple[int, Indices]]:
     """The free roots of an axis and the indices of each."""
-    roots, free = labels.roots(axis), labels.is_free(axis)
-    for root in np.unique(roots[free]):
-        yield int(root), np.flatnonzero(roots == root)
+    places = np.flatnonzero(labels.is_free(axis))
+    roots = labels.roots(axis[places])
+    order = np.argsort(roots, kind="stable")
+    found, starts = np.unique(roots[order], return_index=True)
+    for root, indices in zip(found, np.split(places[order], starts[1:])):
+        yield int(root), indices
 
 
 def _restated(trace: Trace, roots: list[int]) -> dict[int, tuple[int, Indices]]:
@@ -211,14 +240,17 @@ def layer_of(tensor: str) -> str:
     return tensor.rpartition(".")[0] or tensor
 
 
-def _refusals(tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...]) -> dict[str, str]:
+def _refusals(
+    tensors: Mapping[str, torch.Tensor], trace: Trace, groups: tuple[Group, ...], doubtful: Mapping[str, str]
+) -> dict[str, str]:
     """Layers that make no group and have a weight that lies in none by its first axis, and why."""
     makers = {_maker(group.places, trace, tensors) for group in groups}
-    cut = {place.tensor for group in groups for place in group.places if place.axis == 0}
+    of = {place.tensor: group.name for group in groups for place in group.places if place.axis == 0}
     refused: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if tensor.dim() < 2 or name in cut or layer_of(name) in makers:
+        if tensor.dim() < 2 or layer_of(name) in makers or (name in of and of[name] not in doubtful):
             continue
         reasons = [trace.labels.why(int(label)) for label in trace.axes(tensor)[0][:1]]
-        refused.setdefault(layer_of(name), (reasons[0] if reasons else "") or "all its outputs hang together")
+        reason = doubtful.get(of.get(name, "")) or next(iter(reasons), "") or "all its outputs hang together"
+        refused.setdefault(layer_of(name), reason)
     return refused

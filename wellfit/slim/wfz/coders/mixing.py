@@ -8,13 +8,14 @@ neighbours, its kernel), and the shares of nonzeros in the column, the row and n
 what they say is averaged. All learn from every symbol; nothing is known at the start but what mixing.c says.
 
 The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that
-occurs follows as a varint; or 1, plus 2 where columns come before rows, plus 4 where a lag is given; then the number of
-negative values and the lag as varints, then the stream.
+occurs follows as a varint; or 1, plus 2 where columns come before rows, plus 4 where a lag is given, plus 8 where the
+number of negative values is (else it is half of the values); these follow as varints, the lag first, then the stream.
 """
 
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,16 @@ from wellfit.slim.wfz.coders.engine import Matrix, engine
 from wellfit.slim.wfz.coders.input import checked
 from wellfit.slim.wfz.damage import Damaged
 
-TURNED, LAGGED = 2, 4
+TURNED, LAGGED, UNEVEN = 2, 4, 8
 
 LIKENESS = 0.3
 """Correlation of the densities of columns from which on a lag is worth its byte and its time."""
 
-FARTHEST = 4096
-"""The greatest lag that is looked for."""
+TALL, FARTHEST, WORK = 16, 4096, 1 << 26
+"""A lag is looked for where columns are so long, up to so far, with so many multiplications."""
+
+LEAST, LARGE = 500, 1 << 22
+"""How many kept weights make it worth to look for the number of negative values, and in how many it takes too long."""
 
 MOST_PER_BYTE = 8 * 45427
 """Symbols that a byte can hold: a decision takes at least log2(65536 / 65535) bits. Four zeros more may be left out."""
@@ -54,11 +58,14 @@ def encode(symbols: NDArray[np.uint16], alphabet: int, shape: tuple[int, ...]) -
     if symbols.min() == symbols.max():
         return b"\0" + varint(int(symbols[0]))
     rows, columns, kernel = _matrix(shape)
-    plain = _encoded(symbols, (rows, columns, kernel), alphabet, 0)
-    if min(rows, columns) == 1:
-        return plain
-    turned = symbols.reshape(rows, columns, kernel).swapaxes(0, 1).reshape(-1)
-    return min(plain, _encoded(turned, (columns, rows, kernel), alphabet, TURNED), key=len)
+    best = _Tried.of(symbols, Matrix((rows, columns, kernel), alphabet, _half(alphabet), 0), 0)
+    if min(rows, columns) > 1:
+        turned = symbols.reshape(rows, columns, kernel).swapaxes(0, 1).reshape(-1)
+        matrix = Matrix((columns, rows, kernel), alphabet, _half(alphabet), 0)
+        best = min(best, _Tried.of(turned, matrix, TURNED), key=lambda tried: len(tried.data))
+    if np.count_nonzero(symbols) >= LEAST and len(symbols) <= LARGE:
+        best = best.with_best_negatives()
+    return best.data
 
 
 def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> NDArray[np.uint16]:
@@ -80,10 +87,10 @@ def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> N
         if symbol >= alphabet or end != len(data):
             raise Damaged(f"a tensor of one symbol has symbol {symbol} of {alphabet}, {len(data)} bytes")
         return np.full(count, symbol, np.uint16)
-    if kind & 1 == 0 or kind > 1 + TURNED + LAGGED:
+    if kind & 1 == 0 or kind > 1 + TURNED + LAGGED + UNEVEN:
         raise Damaged(f"a tensor coded by mixing is of kind {kind}")
-    negatives, at = read_varint(data, 1)
-    lag, at = read_varint(data, at) if kind & LAGGED else (0, at)
+    lag, at = read_varint(data, 1) if kind & LAGGED else (0, 1)
+    negatives, at = read_varint(data, at) if kind & UNEVEN else (_half(alphabet), at)
     rows, columns, kernel = _matrix(shape)
     if kind & TURNED:
         rows, columns = columns, rows
@@ -102,21 +109,55 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape[0], shape[1], prod(shape[2:])
 
 
-def _encoded(symbols: NDArray[np.uint16], shape: tuple[int, int, int], alphabet: int, turned: int) -> bytes:
-    negatives, lag = (alphabet - 1) // 2, _lag(symbols.reshape(shape[0], -1))
-    head = bytes([1 | turned | (LAGGED if lag else 0)]) + varint(negatives) + (varint(lag) if lag else b"")
-    return head + engine().mixing_encode(symbols, Matrix(shape, alphabet, negatives, lag))
+def _half(alphabet: int) -> int:
+    """The negative values, where nothing is said."""
+    return (alphabet - 1) // 2
+
+
+class _Tried(NamedTuple):
+    """One way to encode a tensor."""
+
+    symbols: NDArray[np.uint16]
+    matrix: Matrix
+    turned: int
+    data: bytes
+
+    @classmethod
+    def of(cls, symbols: NDArray[np.uint16], matrix: Matrix, turned: int) -> _Tried:
+        """Encode with the lag that fits best."""
+        return cls(symbols, matrix._replace(lag=_lag(symbols.reshape(matrix.shape[0], -1))), turned, b"").again()
+
+    def again(self, more: int = 0) -> _Tried:
+        """Encode with so many more negative values."""
+        matrix = self.matrix._replace(negatives=self.matrix.negatives + more)
+        uneven = UNEVEN if matrix.negatives != _half(matrix.alphabet) else 0
+        head = bytes([1 | self.turned | (LAGGED if matrix.lag else 0) | uneven])
+        head += (varint(matrix.lag) if matrix.lag else b"") + (varint(matrix.negatives) if uneven else b"")
+        return self._replace(matrix=matrix, data=head + engine().mixing_encode(self.symbols, matrix))
+
+    def with_best_negatives(self) -> _Tried:
+        """Go up or down from here as long as the data get smaller: the coder does not know the values' signs."""
+        best = self
+        for step in (-1, 1):
+            while 0 <= best.matrix.negatives + step < best.matrix.alphabet:
+                tried = best.again(step)
+                if len(tried.data) >= len(best.data):
+                    break
+                best = tried
+        return best
 
 
 def _lag(rows: NDArray[np.uint16]) -> int:
     """How far columns lie apart whose numbers of nonzeros are alike (a row of an image, channels); 0 if none are."""
-    width = rows.shape[1]
+    height, width = rows.shape
+    if height < TALL or width < 6:
+        return 0
     counts = np.count_nonzero(rows, axis=0).astype(np.float64)
     counts -= counts.mean()
     spread = counts @ counts
-    if not spread or width < 6:
+    if not spread:
         return 0
-    lags = range(2, min(width // 2, FARTHEST))
+    lags = range(2, min(width // 2, FARTHEST, max(3, WORK // width)))
     likeness = [float(counts[lag:] @ counts[:-lag]) * width / (spread * (width - lag)) for lag in lags]
     best = int(np.argmax(likeness))
     return lags[best] if likeness[best] > LIKENESS else 0

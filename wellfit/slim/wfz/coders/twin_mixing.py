@@ -111,20 +111,36 @@ class Model:
             (2, of_column << 4 | of_row),
             (3, counts << 2 | self.recent & 1 | (self._symbol(1, 0) != 0) << 1),
         ]
+        left, up, lagged = self._symbol(0, 1), self._symbol(1, 0), self._symbol(0, self.lag or 2)
+        keys.append((4, self._in_row()))
+        keys.append((5, self._size(left) << 6 | self._size(up) << 3 | self._size(lagged)))
         if self.kernel > 1:
             passed = self.passed
             inputs.append(self._density(self.kernels[self.column], self.row * self.kernel + passed, overall))
             inputs.append(self._density(self.in_kernel, passed, overall))
-            keys.append((4, _level(inputs[4], inputs[0]) << 4 | of_row))
-            keys.append((5, min(self.in_kernel, 15) << 6 | min(passed, 63)))
+            keys.append((6, _level(inputs[4], inputs[0]) << 4 | of_row))
+            keys.append((7, min(self.in_kernel, 15) << 6 | min(passed, 63)))
         chosen = (of_column, 16 + of_row, 32 + min(self.row.bit_length(), 15))
         mixers = [self.flag_mixers[index] for index in chosen]
         bit = self.decisions.decide(self.flags, keys, inputs, overall, mixers, FLAG, bit)
         self.order0 = self.decisions.updated(self.order0, bit, 1023, 32768)
         return bit, of_column
 
+    def _in_row(self) -> int:
+        """Which weights before this one in the row, beside it and a lag away, are not zero."""
+        if not self.lag:
+            return self.recent & 63
+        apart = (self.lag - 1, self.lag, self.lag + 1, 2 * self.lag)
+        return self.recent & 3 | 64 | sum((self._symbol(0, left) != 0) << 2 + bit for bit, left in enumerate(apart))
+
     def _sign(self, symbol: int) -> int:
-        return (1 if symbol - 1 < self.negatives else 2) if symbol else 0
+        """-1, 0 or 1."""
+        return (-1 if symbol - 1 < self.negatives else 1) if symbol else 0
+
+    def _size(self, symbol: int) -> int:
+        """0 for zero, then the bits of the magnitude and one more: 1 to 7."""
+        value = symbol - 1 - self.negatives
+        return 1 + min(6, max(value, -1 - value).bit_length()) if symbol else 0
 
     def _contexts(self) -> list[int]:
         """What a value may depend on."""
@@ -137,9 +153,15 @@ class Model:
             else 1023
             for line in (above, before)
         ]
-        signs = self._sign(left) + 3 * self._sign(up) + 9 * self._sign(lagged) + 27 * self._sign(self._symbol(2, 0))
+        signs = (
+            40 + self._sign(left) + 3 * self._sign(up) + 9 * self._sign(lagged) + 27 * self._sign(self._symbol(2, 0))
+        )
         pairs = [left << 16 | up, lagged << 16 | self.before_last]
-        return [0, 0, before.last, above.last, *balances, signs, self.place, self.row, *pairs]
+        near = [1, 2, 3] + ([self.lag - 1, self.lag, self.lag + 1] if self.lag else [])
+        row_signs = 8 + sum(self._sign(self._symbol(0, left)) for left in near)
+        above_signs = 8 + sum(self._sign(self._symbol(1, left)) for left in range(-2, 3))
+        around = row_signs << 5 | above_signs
+        return [0, 0, before.last, above.last, *balances, signs, self.place, self.row, *pairs, around]
 
     def _value(self, symbol: int, column_level: int) -> int:
         """Code a symbol that is not 0: its sign, then its magnitude from the highest bit on."""
@@ -166,14 +188,14 @@ class Model:
         self.kernels[self.column] += 1
         return symbol
 
-    def _value_bit(self, contexts: list[int], column_level: int, node: int, plain: int, level: int, bit: int) -> int:
-        """One decision of a value: the sign (node 0, level 0) or a bit of the magnitude."""
+    def _value_bit(self, contexts: list[int], column_level: int, node: int, plain: int, depth: int, bit: int) -> int:
+        """One decision of a value: the sign (node 0, depth 0) or a bit of the magnitude."""
         keys = []
         for index, context in enumerate(contexts):
             mixed = context * 0x9E3779B1 + (plain if index == 1 else node) * 0x85EBCA6B & _WORD
             mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & _WORD
             keys.append((index, mixed >> (32 - TABLE_BITS)))
-        chosen = (level, 32 + column_level + 16 * (level == 0), 64 + min(plain, 255))
+        chosen = (depth, 32 + column_level + 16 * (depth == 0), 64 + min(plain, 255))
         mixers = [self.value_mixers[index] for index in chosen]
         parent = probability(self.values.get(keys[0], 0), 32768)
         return self.decisions.decide(self.values, keys, [], parent, mixers, VALUE, bit)

@@ -45,6 +45,7 @@ class Kind(Protocol):
 KINDS: tuple[Kind, ...] = (raw, bits, grid, codebook, planes, sparse)
 """All of them, about from the fastest to read to the slowest. Aliases have no bytes, and are handled by the header."""
 
+_LARGE = 4096  # numbers, from which a byte more or less for all of them does not matter
 _BY_NAME = {kind.NAME: kind for kind in KINDS}
 _BY_CODE = {kind.CODE: kind for kind in KINDS}
 
@@ -66,7 +67,7 @@ def pack(patterns: Patterns, dtype: Dtype, *, small: bool) -> tuple[Kind, bytes]
 
 def _worth_trying(patterns: Patterns) -> tuple[Kind, ...]:
     """All kinds, or for a large tensor of one value the one that needs next to nothing for it."""
-    is_one_value = patterns.size >= 64 and bool((patterns == patterns.reshape(-1)[0]).all())
+    is_one_value = patterns.size >= _LARGE and bool((patterns == patterns.reshape(-1)[0]).all())
     return (codebook,) if is_one_value else KINDS
 
 

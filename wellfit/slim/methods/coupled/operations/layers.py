@@ -95,6 +95,15 @@ def _embedding(call: Call) -> list[Axes]:
     return [[*call.axes(call["indices"]), weight[1]]]
 
 
+def _embedding_bag(call: Call) -> list[Axes]:
+    weight = call.axes(call["weight"])
+    call.trace.tables.add(id(call["weight"]))
+    call.freeze(weight[0], "its rows are looked up by number")
+    results = list(tensors_in(call.result))
+    rest = [[call.labels.fixed(size) for size in extra.shape] for extra in results[1:]]
+    return [[call.labels.fixed(results[0].shape[0]), weight[1]], *rest]
+
+
 def _pool(call: Call) -> list[Axes]:
     """Places change, samples and channels do not."""
     given = call.axes(call["self"] if call["self"] is not None else call["input"])
@@ -131,5 +140,6 @@ LAYERS: dict[str, Rule] = {
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "embedding": _embedding,
+    **dict.fromkeys(["_embedding_bag", "_embedding_bag_forward_only"], _embedding_bag),
     **dict.fromkeys(_POOLS, _pool),
 }

@@ -17,12 +17,12 @@ def _over(call: Call) -> list[int]:
 
 
 def _reduced(call: Call) -> list[Axes]:
-    """The result lacks these axes. Over a part of the channels it is another number, but a number all the same."""
+    """The result lacks these axes. Over a part of the channels a mean is another number, but a number all the same."""
     axes, over = call.axes(call["self"]), _over(call)
     live = [place for place in over if call.labels.is_free(axes[place]).any()]
     if len(over) == 1 and live and call.name in OVER_THE_KEPT:
         call.trace.restate(axes[live[0]], live[0])
-    else:
+    elif call.name not in SUMS:
         for place in live:
             call.freeze(axes[place])
     left: Axes = []
@@ -42,12 +42,15 @@ def _kept(call: Call) -> list[Axes]:
     return [list(axes) for _ in tensors_in(call.result)]
 
 
-OVER_THE_KEPT = ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "sum")
+OVER_THE_KEPT = ("mean", "var", "std", "var_mean", "std_mean", "amax", "amin")
 """Reductions over channels that are taken over those that are kept, as a norm does."""
+
+SUMS = ("sum", "linalg_vector_norm", "norm")
+"""Reductions to which a channel of zeros adds nothing; whether it is one of zeros, the check of a cut finds out."""
 
 REDUCTIONS: dict[str, Rule] = {
     **dict.fromkeys(
-        [*OVER_THE_KEPT, "max", "min", "logsumexp", "prod", "any", "all", "argmax", "argmin", "median"], _reduced
+        [*OVER_THE_KEPT, *SUMS, "max", "min", "logsumexp", "prod", "any", "all", "argmax", "argmin", "median"], _reduced
     ),
     **dict.fromkeys(
         ["_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk", "logcumsumexp"], _kept

@@ -158,13 +158,45 @@ def _picked(call: Call) -> list[Axes]:
     if not used or used != list(range(used[0], used[-1] + 1)):
         return call.freeze_all()
     chosen = [indices[place] for place in used]
-    if any(index.dtype in (torch.bool, torch.uint8) for index in chosen):
-        return call.freeze_all()
+    if any(_is_mask(index) for index in chosen):
+        return _masked(call, axes, used[0], chosen)
     for place in used:
         call.freeze(axes[place], "its indices are picked by number")
     shape = torch.broadcast_tensors(*chosen)[0].shape  # type: ignore[no-untyped-call]
     inner = [call.labels.fixed(size) for size in shape]
     return [[*axes[: used[0]], *inner, *axes[used[-1] + 1 :]]]
+
+
+def _is_mask(index: torch.Tensor) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+def _masked(call: Call, axes: Axes, place: int, masks: list[torch.Tensor]) -> list[Axes]:
+    """`x[mask]`: the axes of the mask become one, the others pass."""
+    if len(masks) > 1:
+        return call.freeze_all()
+    after = place + masks[0].dim()
+    for axis in axes[place:after]:
+        call.freeze(axis, "its indices are picked by a mask")
+    return [[*axes[:place], call.labels.fixed(call.result.shape[place]), *axes[after:]]]
+
+
+def _put(call: Call) -> list[Axes]:
+    """`x[indices] = values`, where the indices are for the first axes: the last axes of both belong together."""
+    axes, indices = call.axes(call["self"]), call["indices"]
+    if any(index is None for index in indices):
+        return call.freeze_all()
+    used = sum(index.dim() if _is_mask(index) else 1 for index in indices)
+    for axis in axes[:used]:
+        call.freeze(axis, "its indices are picked by number")
+    values = call.axes(call["values"])
+    passed = axes[used:]
+    for back in range(1, len(values) + 1):
+        if back > len(passed) or len(values[-back]) != len(passed[-back]):
+            call.freeze(values[-back], "its indices are picked by number")
+        else:
+            call.unite(passed[-back], values[-back])
+    return [list(axes)]
 
 
 def _looked_up(call: Call) -> list[Axes]:
@@ -194,6 +226,7 @@ SHAPES: dict[str, Rule] = {
     "transpose": _transpose, "t": _t, "expand": _expand, "unsqueeze": _unsqueeze, "squeeze": _squeeze,
     "slice": _slice, "select": _select, "unbind": _unbind, "split": _split, "unsafe_split": _split,
     "split_with_sizes": _split, "unsafe_split_with_sizes": _split, "chunk": _split, "cat": _cat, "stack": _stack,
-    "constant_pad_nd": _pad, "flip": _flip, "repeat": _repeat, "index": _picked, "index_select": _looked_up,
+    "constant_pad_nd": _pad, "flip": _flip, "repeat": _repeat, "index": _picked, "index_put": _put,
+    "index_select": _looked_up,
     "tril": _triangle, "triu": _triangle, "roll": _roll,
 }  # fmt: skip

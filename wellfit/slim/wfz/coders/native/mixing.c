@@ -1,118 +1,30 @@
 /* Context mixing for weight matrices: what each weight is likely to be, from those before it. twin_mixing.py says the
  * same in Python, bit for bit; mixing.py says what the parts of a symbol are. */
-#include "mixer.h"
+#include "known.h"
 
-#define TABLE_BITS 14 /* of the hashed tables of values */
-#define FLAG_TABLE 1024
-#define FLAGS 6
-#define VALUES 11
-#define SETS 320
-#define FLAG_WEIGHT 5120
+#define FLAG_WEIGHT 5120 /* of each input, at the start */
 #define VALUE_WEIGHT 2560
-
-/* What is known of a column: weights above (nonzeros, their magnitudes, how many are positive, the last one). */
-typedef struct {
-    int64_t magnitudes;
-    uint32_t nonzeros, positives;
-    uint16_t last;
-    uint8_t recent; /* whether the last 8 are nonzero; the last one is lowest */
-} line;
-
-typedef struct {
-    tables t;
-    int64_t rows, columns, kernel, width, lag; /* width: columns * kernel */
-    int64_t negatives, positives;              /* values of either sign */
-    int depth;                                 /* bits of a magnitude */
-    uint16_t *symbols;
-    line *lines;
-    uint32_t *kernels; /* nonzeros so far in each column's kernels */
-    counter order0;
-    counter flags[FLAGS][FLAG_TABLE];
-    counter values[VALUES][1 << TABLE_BITS];
-    mixer flag_mixers[SETS], value_mixers[SETS];
-} model;
-
-/* Where in the matrix we are, and what was in this row. */
-typedef struct {
-    int64_t row, column, place, at; /* place: in the row; at: of all */
-    line line;                      /* of the row */
-    uint16_t before_last;
-    uint32_t recent;
-    int64_t kernel_start, in_kernel;
-} position;
-
-INLINE int bit_length(uint64_t x) {
-#if defined(__GNUC__)
-    return x ? 64 - __builtin_clzll(x) : 0;
-#else
-    int bits = 0;
-    for (; x; x >>= 1) bits++;
-    return bits;
-#endif
-}
-
-/* The symbol `back` rows up and `left` places to the left; 0 outside. */
-INLINE uint32_t symbol_at(const model *m, const position *at, int64_t back, int64_t left) {
-    int64_t place = at->place - left;
-    if (back > at->row || place < 0 || place >= m->width) return 0;
-    return m->symbols[at->at - back * m->width - left];
-}
-
-/* The share of nonzeros among `n`, drawn towards the overall one, stretched. */
-INLINE int32_t density(const tables *t, uint64_t nonzeros, uint64_t n, uint32_t overall) {
-    uint64_t p = (nonzeros * (65536 * 16) + overall * 24) / (n * 16 + 24);
-    return stretch(t, p < 1 ? 1 : p > 65535 ? 65535 : (uint32_t)p);
-}
-
-/* How a density compares with the overall one: 0 to 12. */
-INLINE uint32_t level(int32_t density, int32_t overall) {
-    int32_t difference = density - overall;
-    if (difference < -832) difference = -832;
-    if (difference > 831) difference = 831;
-    return (uint32_t)(difference + 832) >> 7;
-}
-
-INLINE uint32_t sign_of(const model *m, uint32_t symbol) {
-    return symbol ? (int64_t)symbol - 1 < m->negatives ? 1 : 2 : 0;
-}
 
 /* Codes whether a weight is not zero; gives the level of its column's density. */
 INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, int kernels, int decoding) {
-    const line *line = &m->lines[at->place];
-    uint32_t overall = probability(m->order0, 32768), near = 0, sides = 0;
-    int64_t reach[4] = {1, -1, m->lag, -m->lag}, rows = 0;
-    for (int i = 0; i < (m->lag ? 4 : 2); i++) {
-        int64_t other = at->place - reach[i];
-        if (other < 0 || other >= m->width) continue;
-        near += m->lines[other].nonzeros;
-        rows += at->row + (reach[i] > 0);
-    }
-    int32_t inputs[INPUTS] = {stretch(&m->t, overall)};
-    int given = 1;
-    inputs[given++] = density(&m->t, line->nonzeros, (uint64_t)at->row, overall);
-    inputs[given++] = density(&m->t, at->line.nonzeros, (uint64_t)at->place, overall);
-    inputs[given++] = density(&m->t, near, (uint64_t)rows, overall);
+    const line *above = &m->lines[at->place];
+    uint32_t overall = probability(m->order0, 32768);
+    int32_t inputs[INPUTS] = {stretch(&m->t, overall),
+                              density(&m->t, above->nonzeros, (uint64_t)at->row, overall),
+                              density(&m->t, at->line.nonzeros, (uint64_t)at->place, overall),
+                              density_near(m, at, overall)};
     uint32_t of_column = level(inputs[1], inputs[0]), of_row = level(inputs[2], inputs[0]);
-    uint32_t left = at->recent & 1, up = symbol_at(m, at, 1, 0) != 0;
-    uint32_t lagged = m->lag ? symbol_at(m, at, 0, m->lag) != 0 : at->recent >> 2 & 1;
-    sides = up | (uint32_t)(symbol_at(m, at, 1, 1) != 0) << 1 | (uint32_t)(symbol_at(m, at, 1, -1) != 0) << 2 |
-            (at->recent & 3) << 3 | (uint32_t)(symbol_at(m, at, 2, 0) != 0) << 5 | lagged << 6;
-    if (m->lag)
-        sides |= (uint32_t)(symbol_at(m, at, 1, m->lag) != 0) << 7 | (uint32_t)(symbol_at(m, at, 1, -m->lag) != 0) << 8;
-    counter *counters[FLAGS];
-    int n = 0;
-    counters[n++] = &m->flags[0][line->recent & 63];
-    counters[n++] = &m->flags[1][sides];
-    counters[n++] = &m->flags[2][of_column << 4 | of_row];
-    uint32_t many = (uint32_t)bit_length(line->nonzeros), along = (uint32_t)bit_length(at->line.nonzeros);
-    counters[n++] = &m->flags[3][((many < 15 ? many : 15) << 4 | (along < 15 ? along : 15)) << 2 | left | up << 1];
+    counter *counters[FLAGS] = {&m->flags[0][above->recent & 63],  &m->flags[1][around(m, at)],
+                                &m->flags[2][of_column << 4 | of_row], &m->flags[3][counts(m, at)],
+                                &m->flags[4][in_row(m, at)],      &m->flags[5][sizes(m, at)]};
+    int given = 4, n = 6;
     if (kernels) {
         uint64_t passed = (uint64_t)(at->place - at->kernel_start), found = (uint64_t)at->in_kernel;
-        inputs[given++] =
-            density(&m->t, m->kernels[at->column], (uint64_t)(at->row * m->kernel) + passed, overall);
+        uint64_t seen = (uint64_t)(at->row * m->kernel) + passed;
+        inputs[given++] = density(&m->t, m->kernels[at->column], seen, overall);
         inputs[given++] = density(&m->t, found, passed, overall);
-        counters[n++] = &m->flags[4][level(inputs[4], inputs[0]) << 4 | of_row];
-        counters[n++] = &m->flags[5][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
+        counters[n++] = &m->flags[6][level(inputs[4], inputs[0]) << 4 | of_row];
+        counters[n++] = &m->flags[7][(found < 15 ? found : 15) << 6 | (passed < 63 ? passed : 63)];
     }
     int age = bit_length((uint64_t)at->row);
     mixer *mixers[3] = {&m->flag_mixers[of_column], &m->flag_mixers[16 + of_row],
@@ -123,9 +35,9 @@ INLINE int flag(model *m, const position *at, int bit, uint32_t *column_level, i
     return bit;
 }
 
-/* One decision of a value: the sign (node 0, level 0) or a bit of the magnitude. */
+/* One decision of a value: the sign (node 0, depth 0) or a bit of the magnitude. */
 INLINE int value_bit(model *m, const uint32_t *contexts, uint32_t column_level, uint32_t node, uint32_t plain,
-                     uint32_t level, int bit, int decoding) {
+                     uint32_t depth, int bit, int decoding) {
     counter *counters[VALUES];
     int32_t inputs[INPUTS];
     for (uint32_t i = 0; i < VALUES; i++) {
@@ -133,7 +45,7 @@ INLINE int value_bit(model *m, const uint32_t *contexts, uint32_t column_level, 
         hash = (hash ^ hash >> 15) * 0x2c1b3c6du;
         counters[i] = &m->values[i][hash >> (32 - TABLE_BITS)];
     }
-    mixer *mixers[3] = {&m->value_mixers[level], &m->value_mixers[32 + column_level + 16 * (level == 0)],
+    mixer *mixers[3] = {&m->value_mixers[depth], &m->value_mixers[32 + column_level + 16 * (depth == 0)],
                         &m->value_mixers[64 + (plain < 255 ? plain : 255)]};
     uint32_t parent = probability(*counters[0], 32768);
     return decide(&m->t, counters, VALUES, inputs, 0, parent, mixers, VALUE, bit, decoding);
@@ -154,11 +66,17 @@ INLINE void value_contexts(const model *m, const position *at, uint32_t *context
                                   (uint32_t)bit_length((uint64_t)both[i]->magnitudes * 4 / n)
                             : 1023;
     }
-    contexts[6] = sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) + 27 * sign_of(m, symbol_at(m, at, 2, 0));
+    contexts[6] = (uint32_t)(40 + sign_of(m, left) + 3 * sign_of(m, up) + 9 * sign_of(m, lagged) +
+                             27 * sign_of(m, symbol_at(m, at, 2, 0)));
     contexts[7] = (uint32_t)at->place;
     contexts[8] = (uint32_t)at->row;
     contexts[9] = left << 16 | up;
     contexts[10] = lagged << 16 | at->before_last;
+    int32_t row_signs = 8, above_signs = 8;
+    for (int64_t i = 1; i <= 3; i++) row_signs += sign_of(m, symbol_at(m, at, 0, i));
+    for (int64_t i = -1; m->lag && i <= 1; i++) row_signs += sign_of(m, symbol_at(m, at, 0, m->lag + i));
+    for (int64_t i = -2; i <= 2; i++) above_signs += sign_of(m, symbol_at(m, at, 1, i));
+    contexts[11] = (uint32_t)(row_signs << 5 | above_signs);
 }
 
 /* Codes a symbol that is not 0: its sign, then its magnitude from the highest bit on. */
