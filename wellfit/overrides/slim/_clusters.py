@@ -91,7 +91,8 @@ def _borders(rising: torch.Tensor, centres: torch.Tensor, prices: torch.Tensor) 
         hull.append(new)
         starts.append(at if len(hull) > 1 else -math.inf)
     places = torch.searchsorted(rising, torch.tensor(starts, dtype=rising.dtype, device=rising.device))
-    return torch.cat([places, places.new_tensor([len(rising)])]).unique_consecutive()
+    borders: torch.Tensor = torch.unique_consecutive(torch.cat([places, places.new_tensor([len(rising)])]))
+    return borders
 
 
 def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

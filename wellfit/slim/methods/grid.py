@@ -25,4 +25,5 @@ def on_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
     scale = (wide.abs().flatten(1).amax(1) / most).clamp(min=1e-30).float()
     shaped = scale.reshape(-1, *[1] * (weight.dim() - 1))
     # float32 times float32, as the reader of a file multiplies them: so the file holds whole numbers and scales.
-    return ((wide / shaped.double()).round().clamp(-most, most).float() * shaped).to(weight.dtype)
+    result: torch.Tensor = ((wide / shaped.double()).round().clamp(-most, most).float() * shaped).to(weight.dtype)
+    return result

@@ -1,4 +1,4 @@
-"""Weights rounded to a shorter float: the type of the tensor stays, its last bits are 0 and take no bytes in the file."""
+"""Weights rounded to a shorter float: the type of the tensor stays, its last bits are 0, free in the file."""
 
 from __future__ import annotations
 

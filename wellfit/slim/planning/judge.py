@@ -1,4 +1,4 @@
-"""How much a changed model has lost: by the user's own evaluation, or by how far its outputs agree with the dense ones."""
+"""How much a changed model has lost: by the user's own evaluation, or by how far its outputs are the dense ones."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class Plan:
     def from_json(cls, told: Any) -> Plan:
         """See `load`."""
         if not isinstance(told, dict):
-            raise WellfitError("a plan is a JSON object with the field \"steps\"")
+            raise WellfitError('a plan is a JSON object with the field "steps"')
         if told.get("format", FORMAT) != FORMAT:
             raise WellfitError(f'the format is {told["format"]!r:.60}, and "{FORMAT}" is what this wellfit reads')
         known = ("format", "target", "keep", "steps", "expected")

@@ -22,12 +22,14 @@ class Method:
         wanted: the strength, in words.
         fits: whether a value is one.
         shown: the step as a table tells it, with the strength in place of {}.
+        meaning: for those who read the table for the first time.
     """
 
     place: int
     wanted: str
     fits: Callable[[Any], bool]
     shown: str
+    meaning: str
 
 
 def _is_share(value: Any) -> bool:
@@ -44,16 +46,76 @@ def _is_ranks(value: Any) -> bool:
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "fold": Method(0, 'the name of the batch norm, such as "bn1"', lambda v: isinstance(v, str), "fold {} into it"),
-        "cut": Method(1, "a share of its channels between 0 and 1", _is_share, "cut {:.0%} of its channels"),
-        "svd": Method(2, "a rank, a whole number from 1", _is_count(1, 1 << 30), "two factors of rank {} (svd)"),
-        "tucker": Method(2, "two ranks, such as [8, 16]", _is_ranks, "tucker, ranks {0[0]} and {0[1]}"),
-        "cp": Method(2, "a rank, a whole number from 1", _is_count(1, 1 << 30), "cp, rank {}"),
-        "int8": Method(3, "no strength, null", lambda v: v is None, "int8, computed as such"),
-        "prune": Method(4, "a share of its weights between 0 and 1", _is_share, "prune {:.0%}"),
-        "share": Method(5, "a number of values from 1 to 4096", _is_count(1, 4096), "share {} values"),
-        "grid": Method(5, "bits, a whole number from 2 to 12", _is_count(2, 12), "grid of {} bits"),
-        "round": Method(6, '"bf16" or "fp16"', lambda v: v in ("bf16", "fp16"), "round to {}"),
+        "fold": Method(
+            0,
+            'the name of the batch norm, such as "bn1"',
+            lambda v: isinstance(v, str),
+            "fold {}",
+            "the batch norm behind it is worked into its weights: nothing is lost",
+        ),
+        "cut": Method(
+            1,
+            "a share of its channels between 0 and 1",
+            _is_share,
+            "cut {:.0%}",
+            "so many of its channels go, the weakest, and with them a part of the layers that read them",
+        ),
+        "svd": Method(
+            2,
+            "a rank, a whole number from 1",
+            _is_count(1, 1 << 30),
+            "svd rank {}",
+            "a product of two narrow matrices in place of one",
+        ),
+        "tucker": Method(
+            2,
+            "two ranks, such as [8, 16]",
+            _is_ranks,
+            "tucker {0[0]}, {0[1]}",
+            "three narrow convolutions in place of one",
+        ),
+        "cp": Method(
+            2,
+            "a rank, a whole number from 1",
+            _is_count(1, 1 << 30),
+            "cp rank {}",
+            "four thin convolutions in place of one",
+        ),
+        "int8": Method(
+            3,
+            "no strength, null",
+            lambda v: v is None,
+            "int8",
+            "weights of 8 bits, and 8-bit kernels that compute with them",
+        ),
+        "prune": Method(
+            4,
+            "a share of its weights between 0 and 1",
+            _is_share,
+            "prune {:.0%}",
+            "so many of its weights are 0, the smallest",
+        ),
+        "share": Method(
+            5,
+            "a number of values from 1 to 4096",
+            _is_count(1, 4096),
+            "share {}",
+            "its weights have only so many different values besides 0",
+        ),
+        "grid": Method(
+            5,
+            "bits, a whole number from 2 to 12",
+            _is_count(2, 12),
+            "grid {} bits",
+            "its weights are whole numbers of so many bits, times a scale for each filter",
+        ),
+        "round": Method(
+            6,
+            '"bf16" or "fp16"',
+            lambda v: v in ("bf16", "fp16"),
+            "{}",
+            "its numbers are rounded to that type; they take fewer bytes in the file, and are computed as before",
+        ),
     }
 )
 """All methods that need no training."""

@@ -49,7 +49,7 @@ class Target:
             if unit in _UNITS:
                 return cls(text, "size", number * _UNITS[unit], "bytes")
         raise WellfitError(
-            f"the target {str(text)[:40]!r} is none: give size, latency, or a limit such as 30kB, 4x (times smaller) or 2ms"
+            f"the target {str(text)[:40]!r} is none: give size, latency, or a limit: 30kB, 4x (times smaller), 2ms"
         )
 
     def limit_of(self, dense_bytes: int) -> float | None:
