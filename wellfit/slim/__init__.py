@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wellfit.slim.files import load, save
+    from wellfit.slim.planning.applying import Slimmed, apply
+    from wellfit.slim.planning.make import plan
+    from wellfit.slim.planning.plan import Plan
+    from wellfit.slim.reporting import Report, report
 
-__all__ = ["load", "save"]
+__all__ = ["Plan", "Report", "Slimmed", "apply", "load", "plan", "report", "save"]
 
-_HOMES = {"load": "files", "save": "files"}
+_HOMES = {
+    "Plan": "planning.plan",
+    "Report": "reporting",
+    "Slimmed": "planning.applying",
+    "apply": "planning.applying",
+    "load": "files",
+    "plan": "planning.make",
+    "report": "reporting",
+    "save": "files",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ is read again and judged by the script's own evaluation. Options of wellfit stan
 """
 
 _AFTER = """\
+wellfit slim --model pkg.mod:build --weights w.safetensors --inputs 1x28x28
+                                   what needs no script and no training
 wellfit slim inspect FILE.wfz      what is in a file, tensor by tensor
 wellfit slim expand FILE.wfz       the same as plain safetensors
 (a script of such a name: wellfit slim ./inspect)
@@ -57,8 +59,21 @@ def _drive(words: list[str]) -> int:
     add("--only-plan", metavar="FILE", type=Path, help="write the plan, to be edited; try nothing")
     add("--override", metavar="NAME=VALUE", action="append", default=[], help="change all runs: `wellfit overrides`")
     add("--quiet", action="store_true", help="say nothing on standard error")
+    add("--model", metavar="MODULE:NAME", help="without a script: the function or class that makes the model; "
+        "nothing is trained, see docs/slim/model.md")  # fmt: skip
+    add("--weights", metavar="FILE", type=Path, help="its trained weights (.safetensors, .pt, .wfz)")
+    add(
+        "--inputs", metavar="FILE|SHAPE", help="an example batch: .npy, .safetensors, or the shape of a sample: 1x28x28"
+    )
+    add("--check", metavar="MODULE:NAME", help="a function of the model that gives its accuracy, or another number")
+    add("--methods", metavar="NAMES", help="use these only: fold,cut,svd,tucker,cp,int8,prune,share,grid,round")
     own, command = split(words, parser)
     given = parser.parse_args(own)
+    if given.model is not None:
+        return _from_model(given, command)
+    for name in ("weights", "inputs", "check", "methods"):
+        if getattr(given, name) is not None:
+            raise WellfitError(f"--{name} goes with --model, where no script is run")
     if not command:
         raise WellfitError("slim needs a script or command, such as: wellfit slim train.py")
     if given.plan is not None and given.only_plan is not None:
@@ -70,6 +85,26 @@ def _drive(words: list[str]) -> int:
     from wellfit.slim.drive import run_slim
 
     return run_slim(options)
+
+
+def _from_model(given: argparse.Namespace, command: list[str]) -> int:
+    from wellfit.slim.from_model.launch import ModelOptions, run_model
+
+    if command:
+        raise WellfitError(f"--model makes the model, so no script is run: leave {command[0]!r} out")
+    for name, default in (("start", None), ("metric", None), ("seeds", "1"), ("override", []), ("budget", "10m")):
+        if getattr(given, name) != default:
+            name = "from" if name == "start" else name
+            raise WellfitError(f"--{name} is for scripts: without one nothing is trained")
+    if given.weights is None:
+        raise WellfitError("--model wants the trained weights: --weights FILE (.safetensors, .pt or .wfz)")
+    if given.plan is not None and given.only_plan is not None:
+        raise WellfitError("--plan runs a plan and --only-plan writes one: leave one")
+    return run_model(ModelOptions(
+        given.model, given.weights, given.inputs, given.check, given.target, _points(given.keep_acc),
+        given.methods.split(",") if given.methods else None, given.plan, given.only_plan,
+        given.to or given.weights.with_suffix(".slim.wfz" if given.weights.suffix == ".wfz" else ".wfz"), given.quiet,
+    ))  # fmt: skip
 
 
 def _inspect(words: list[str]) -> int:

@@ -95,7 +95,7 @@ def _given(state: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = Same(owners[key])
             continue
         owners[key] = name
-        found[name] = _as_array(value)
+        found[name] = as_given(value)
     return found
 
 
@@ -106,7 +106,12 @@ def _place(tensor: Tensor) -> Any:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
 
 
-def _as_array(tensor: Tensor) -> Any:
+def as_given(tensor: Tensor) -> Any:
+    """A dense tensor as `wfz.write` takes it.
+
+    Raises:
+        WellfitError: a file holds no tensors of its type.
+    """
     import torch
 
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _ROUNDS = 300  # of Lloyd's algorithm; it ends when no value changes its cluster
@@ -28,6 +30,8 @@ def clusters(
         centres, in float64 and rising, and for each value the number of its cluster: shape [n], int64. Clusters without
         values are left out.
     """
+    if importance is None:
+        return _sorted_clusters(values.double(), count, price)
     exact, weights = values.double(), _weights(values, importance)
     centres = torch.linspace(float(exact.min()), float(exact.max()), count, dtype=torch.float64, device=values.device)
     numbers = nearest(exact, centres)
@@ -57,6 +61,49 @@ def moved(
     centres, numbers = _without_empty(_centres(exact, weights, numbers, count), numbers)
     numbers = _chosen(exact, centres, numbers, weights, price)
     return _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
+
+
+def _sorted_clusters(exact: torch.Tensor, count: int, price: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same where all values are alike: a cluster is a stretch of the sorted values then, so that a round needs the
+    places of a few borders and sums up to there, however many values there are."""
+    rising = exact.sort().values
+    sums = torch.cat([rising.new_zeros(1), rising.cumsum(0)])
+    variance = float(exact.var(correction=0))
+    centres = torch.linspace(float(rising[0]), float(rising[-1]), count, dtype=torch.float64, device=exact.device)
+    borders = _borders(rising, centres, torch.zeros_like(centres))
+    for _ in range(_ROUNDS):
+        counts = borders.diff()
+        prices = price * variance * -(counts / len(exact)).log2()
+        following = _borders(rising, sums[borders].diff() / counts, prices)
+        if torch.equal(following, borders):
+            break
+        borders = following
+    return sums[borders].diff() / borders.diff(), torch.bucketize(exact, rising[borders[1:-1] - 1])
+
+
+def _borders(rising: torch.Tensor, centres: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
+    """Where the values of each cluster that has some begin, and how many values there are: shape [clusters + 1].
+
+    (w - c)^2 + p is, but for w^2, a line in w; so the cheapest centres are those on the lower hull of lines, and each
+    has one stretch of values.
+    """
+    hull: list[int] = []
+    starts: list[float] = []  # where the line becomes the lowest
+    middle, price = centres.tolist(), prices.tolist()
+    for new in range(len(middle)):
+        while hull:
+            old = hull[-1]
+            gap = middle[new] - middle[old]
+            at = (middle[new] + middle[old]) / 2 + (price[new] - price[old]) / (2 * gap) if gap > 0 else -math.inf
+            if at > starts[-1]:
+                break
+            hull.pop()
+            starts.pop()
+        hull.append(new)
+        starts.append(at if len(hull) > 1 else -math.inf)
+    places = torch.searchsorted(rising, torch.tensor(starts, dtype=rising.dtype, device=rising.device))
+    borders: torch.Tensor = torch.unique_consecutive(torch.cat([places, places.new_tensor([len(rising)])]))
+    return borders
 
 
 def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

@@ -98,14 +98,19 @@ def weights_in(program: Program, path: str) -> Weights:
     Raises:
         WellfitError: it cannot be read, or holds no weights.
     """
+    with program.unseen():
+        return read_weights(path)
+
+
+def read_weights(path: str) -> Weights:
+    """The same, outside of a user's program."""
     file = os.path.basename(path)
     try:
-        with program.unseen():
-            if path.endswith(".safetensors"):
-                return Weights(file, _safetensors.read(path))
-            if path.endswith(".wfz"):
-                return _from_wfz(path)
-            held = torch.load(path, map_location="cpu", weights_only=True)
+        if path.endswith(".safetensors"):
+            return Weights(file, _safetensors.read(path))
+        if path.endswith(".wfz"):
+            return _from_wfz(path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
     except WellfitError:
         raise
     except Exception as error:

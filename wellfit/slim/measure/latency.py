@@ -28,6 +28,7 @@ class Timing:
         p10: a tenth of them.
         p90: nine tenths of them.
         calls: how many were timed.
+        p25, p75: the quartiles.
     """
 
     batch: int
@@ -35,6 +36,8 @@ class Timing:
     p10: float
     p90: float
     calls: int
+    p25: float
+    p75: float
 
 
 @dataclass(frozen=True)
@@ -196,4 +199,5 @@ def _timed(model: nn.Module, inputs: Inputs) -> float:
 
 def _timing(times: Sequence[float], inputs: Inputs) -> Timing:
     tenths = statistics.quantiles(times, n=10, method="inclusive")
-    return Timing(inputs.batch, statistics.median(times), tenths[0], tenths[8], len(times))
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(inputs.batch, middle, tenths[0], tenths[8], len(times), low, high)

@@ -1,0 +1,99 @@
+"""The parent of `wellfit slim --model`: torch, and the user's code, live in a child process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wellfit.errors import WellfitError
+from wellfit.slim.planning.step import METHODS, unknown_method
+from wellfit.slim.planning.target import Target
+
+_CHILD = Path(__file__).with_name("child.py")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """As typed.
+
+    Args:
+        model: "package.module:name" of a function or class that is called without arguments and gives the model.
+        weights: a file with its weights.
+        inputs: a file, or a shape; see `given.example`.
+        check: "package.module:name" of `evaluate(model) -> float`; None: agreement is all that is known.
+        target, keep, methods: see `wellfit.slim.plan`.
+        plan: to be carried out.
+        only_plan: where to write the plan, and do nothing else.
+        to: the file to write.
+        quiet: no progress on standard error.
+    """
+
+    model: str
+    weights: Path
+    inputs: str | None
+    check: str | None
+    target: str
+    keep: float
+    methods: list[str] | None
+    plan: Path | None
+    only_plan: Path | None
+    to: Path
+    quiet: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For the child."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+def run_model(options: ModelOptions) -> int:
+    """Run the child; its exit code: 0 the target is met, 1 it is not, 2 something does not fit.
+
+    Raises:
+        WellfitError: an option is wrong, or the child was killed.
+    """
+    _check(options)
+    with tempfile.TemporaryDirectory(prefix="wellfit-") as folder:
+        phase = Path(folder) / "phase"
+        command = [sys.executable, str(_CHILD), str(phase), json.dumps(options.as_json())]
+        child = subprocess.Popen(command)
+        while True:
+            try:
+                code = child.wait()
+                break
+            except KeyboardInterrupt:  # the child was told as well, and ends
+                continue
+        if code < 0 and -code != signal.SIGINT:
+            doing = phase.read_text("utf-8") if phase.exists() else "starting"
+            raise WellfitError(f"the process that runs your code was killed by {_name(-code)} while {doing}")
+    return 130 if code < 0 else code
+
+
+def _check(options: ModelOptions) -> None:
+    for flag, text in (("--model", options.model), ("--check", options.check)):
+        module, _, name = (text or "a:b").partition(":")
+        if not all(part.isidentifier() for part in module.split(".")) or not name.replace(".", "a").isidentifier():
+            raise WellfitError(f"{flag} wants a module and a name in it, as package.module:name, not {text}")
+    for name in options.methods or ():
+        if name not in METHODS:
+            raise WellfitError(f"--methods: {unknown_method(name)}")
+    Target.of(options.target)
+    if options.inputs is None:
+        raise WellfitError(
+            "--model wants an example batch: --inputs FILE.npy, FILE.safetensors, or the shape of a sample, as 1x28x28"
+        )
+    for flag, path in (("--weights", options.weights), ("--plan", options.plan)):
+        if path is not None and not path.is_file():
+            raise WellfitError(f"{flag}: there is no file {path}")
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

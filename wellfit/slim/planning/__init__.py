@@ -1,0 +1,1 @@
+"""What can be made of a trained model without training: a plan, and carrying it out."""

@@ -1,0 +1,69 @@
+"""Reports as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wellfit.report.safe import printable
+from wellfit.slim.findings import FASTER
+from wellfit.slim.planning.plan import Skipped
+from wellfit.slim.planning.text import NAME, SHOWN, points, skipped_lines, table
+
+
+def report_text(told: Mapping[str, Any]) -> str:
+    """The tables of a report, as `Report.as_json` gives it."""
+    metric, size_of = told["metric"], told["bytes"]
+    rows = [
+        ("", metric["name"], "bytes", "smaller", *(f"ms, batch {one['batch']}" for one in told["latency"]), "to read")
+    ]
+    rows.append((
+        "dense", _metric(metric["dense"], metric), f"{size_of['dense']:,}", "",
+        *(f"{one['dense']['p50']:.3g}" for one in told["latency"]), "",
+    ))  # fmt: skip
+    rows.append((
+        "slim", f"{_metric(metric['slim'], metric)} ({-metric['lost']:+.2f})", f"{size_of['slim']:,}",
+        f"{size_of['ratio']:.1f}x", *(_speed(one) for one in told["latency"]), f"{told['decode_ms']:.1f} ms",
+    ))  # fmt: skip
+    lines = [f"Proof: {printable(told['file'], 300)}, measured after it was read again", *table(rows, (0,))]
+    lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
+    if not metric["is_evaluated"]:
+        lines.append(
+            f"  Agreement with the dense model on the example inputs ({metric['compared']:,} compared) is all that is "
+            "known: give evaluate= (--check) for accuracy."
+        )
+    lines += [f"  Outputs moved by {metric['moved']:.1%} of their spread.", "", "Layers", *_layer_lines(told["layers"])]
+    lines += skipped_lines([Skipped(**one) for one in told["skipped"]])
+    for finding in told["findings"]:
+        lines += ["", f"{finding['severity']}: {finding['name']}", f"  {printable(finding['message'], 400)}"]
+    if metric["allowed"] is not None:
+        may = f"{metric['allowed']:g} {points(metric['allowed'])} that may be lost"
+        lines += ["", f"Lost {max(0.0, metric['lost']):.2f} of the {may}."]
+    return "\n".join(lines) + "\n"
+
+
+def _layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [("layer", "kind", "numbers", "then", "kept", "values", "bits each", "bytes", "then", "ms", "then")]
+    for one in layers[:SHOWN]:
+        there = bool(one["numbers"])
+        count = (
+            f"{one['numbers']:,}" if there else f"as {printable(one['tied_to'], NAME)}" if one["tied_to"] else "gone"
+        )
+        stored = (f"{one['kept']:.1%}", f"{one['values']:,}", f"{one['bits']:.2f}") if there else ("", "", "")
+        name = printable(one["name"], NAME) or "(in no layer)"
+        times = ("" if one[key] is None else f"{one[key]:.3f}" for key in ("dense_ms", "slim_ms"))
+        bytes_of = (f"{one['dense_bytes']:,}", f"{one['bytes']:,}")
+        rows.append((name, one["kind"], f"{one['parameters']:,}", count, *stored, *bytes_of, *times))
+    more = len(layers) - SHOWN
+    return [*table(rows, (0, 1)), *[f"  ... and {more} more layers"] * (more > 0)]
+
+
+def _metric(value: float, metric: Mapping[str, Any]) -> str:
+    if not metric["is_evaluated"]:
+        return f"{value:.2f} %"
+    return f"{value:.4f}"
+
+
+def _speed(one: Mapping[str, Any]) -> str:
+    speedup = f" ({one['speedup']:.1f}x as fast)" if one["is_faster"] else ""
+    return f"{one['slim']['p50']:.3g}{speedup}"

@@ -1,0 +1,202 @@
+"""The proof of a slim model: everything measured after the file has been read again."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wellfit import __version__
+from wellfit.errors import WellfitError
+from wellfit.slim.changes import as_json
+from wellfit.slim.files import load
+from wellfit.slim.findings import FASTER, findings
+from wellfit.slim.measure.inputs import Inputs
+from wellfit.slim.measure.latency import Timing, by_layer, compare
+from wellfit.slim.measure.running import device_of
+from wellfit.slim.measure.size import size
+from wellfit.slim.methods.checked import said
+from wellfit.slim.planning.applying import Slimmed
+from wellfit.slim.planning.coding import coded, tensors_of
+from wellfit.slim.planning.judge import Evaluate, Judge
+from wellfit.slim.planning.plan import checked_keep
+from wellfit.slim.planning.report_text import report_text
+from wellfit.slim.wfz import Contents, Stored, read
+
+BATCHES = (1, 32)
+_READS = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of a file; see docs/slim/model.md for the fields."""
+
+    told: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, as plain dictionaries, with what the rules say of them."""
+        return {**self.told, "findings": findings(self.told)}
+
+    def text(self) -> str:
+        """The tables for people, and what the rules say."""
+        return report_text(self.as_json())
+
+
+def report(
+    model: nn.Module,
+    path: str | Path,
+    inputs: Any,
+    *,
+    evaluate: Evaluate | None = None,
+    slimmed: Slimmed | None = None,
+    keep: float | None = None,
+    spread: float | None = None,
+    seconds: float = 1.0,
+) -> Report:
+    """Read a file into a fresh copy of the dense model, and measure both.
+
+    Args:
+        model: the dense model, with its weights; is not changed.
+        path: of the `.wfz` file.
+        inputs: an example batch.
+        evaluate: see `plan`; without it agreement on the inputs is all that is known, and the table says so.
+        slimmed: what `apply` gave, for the steps, what was skipped, and the points that may be lost.
+        keep: points that may be lost, if not those of the plan.
+        spread: standard deviation of the metric among seeds of the dense model, in points, if it is known.
+        seconds: to time each batch size, both models in turn.
+
+    Raises:
+        WellfitError: the file cannot be read, or is not of this model; the model fails with the inputs.
+    """
+    given = Inputs.of(inputs).to(device_of(model))
+    try:
+        dense, made = copy.deepcopy(model).eval(), copy.deepcopy(model)
+    except Exception as error:
+        raise WellfitError(f"the model cannot be copied: {said(error)}") from error
+    contents = read(path)
+    slim = load(path, made).eval()
+    judge = Judge(dense, given, evaluate)
+    verdict = judge.of(slim)
+    allowed = slimmed.keep if keep is None and slimmed is not None else keep
+    before, after = size(dense), size(slim)
+    return Report({
+        "version": 1, "wellfit": __version__, "file": str(path), "model": type(model).__name__,
+        "metric": {
+            "name": judge.measure, "dense": judge.dense, "slim": verdict.metric, "lost": verdict.lost,
+            "allowed": None if allowed is None else checked_keep(allowed), "spread": spread,
+            "moved": verdict.moved, "same": verdict.same, "compared": judge.samples,
+            "is_evaluated": evaluate is not None,
+        },
+        "bytes": {
+            "slim": Path(path).stat().st_size, "dense": before.bytes, "ratio": before.bytes / Path(path).stat().st_size,
+            "dense_coded": sum(coded(tensors_of(dense), small=False).values()), "slim_in_memory": after.bytes,
+        },
+        "parameters": {"dense": before.parameters, "slim": after.parameters},
+        "latency": _latencies(dense, slim, given, seconds),
+        "decode_ms": _decode_milliseconds(path),
+        "layers": _layers(dense, slim, contents, given, slimmed, seconds),
+        "steps": [asdict(step) for step in slimmed.steps] if slimmed else contents.changes,
+        "changes": as_json(slimmed.changes) if slimmed else contents.changes,
+        "skipped": [asdict(one) for one in slimmed.skipped] if slimmed else [],
+    })  # fmt: skip
+
+
+def _latencies(dense: nn.Module, slim: nn.Module, given: Inputs, seconds: float) -> list[dict[str, Any]]:
+    """Both models in turn; batch sizes that the model does not take are left out."""
+    found = []
+    for batch in BATCHES:
+        try:
+            pair = compare(dense, slim, given.resized(batch), seconds=seconds)
+        except Exception:
+            continue
+        found.append({
+            "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
+            "is_faster": pair.speedup >= FASTER,
+        })  # fmt: skip
+    return found
+
+
+def _timing(timing: Timing) -> dict[str, float]:
+    return {name: getattr(timing, name) for name in ("p50", "p25", "p75", "p10", "p90", "calls")}
+
+
+def _decode_milliseconds(path: str | Path) -> float:
+    """Reading the file with all its checks, and decoding all tensors: the median of a few."""
+    times = []
+    for _ in range(_READS):
+        begun = time.perf_counter()
+        read(path).tensors()
+        times.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(times)
+
+
+def _layers(
+    dense: nn.Module, slim: nn.Module, contents: Contents, given: Inputs, slimmed: Slimmed | None, seconds: float
+) -> list[dict[str, Any]]:
+    """Each layer of the dense model, with all that has come of it; what belongs to none stands last, without a name."""
+    names = [
+        name for name, module in dense.named_modules() if name and any(True for _ in module.parameters(recurse=False))
+    ]
+    times = [_times(model, given, seconds / 2) for model in (dense, slim)]
+    sizes = tensors_of(dense)
+    found = []
+    for name in [*names, ""]:
+        mine = [stored for key, stored in contents.stored.items() if _owner(key, names) == name]
+        before = [tensor for key, tensor in sizes.items() if _owner(key, names) == name]
+        if not mine and not before:
+            continue
+        found.append({
+            "name": name, "kind": type(dense.get_submodule(name)).__name__,
+            "parameters": sum(tensor.numel() for tensor in before),
+            "steps": [asdict(step) for step in slimmed.steps if step.layer == name] if slimmed else [],
+            "dense_bytes": sum(tensor.numel() * tensor.element_size() for tensor in before), **_stored(mine),
+            "dense_ms": _time_of(name, names, times[0]), "slim_ms": _time_of(name, names, times[1]),
+        })  # fmt: skip
+    return found
+
+
+def _stored(tensors: Sequence[Stored]) -> dict[str, Any]:
+    """Of the tensors of a layer in the file: those of two dimensions and more for the shares, all for the bytes."""
+    own = [stored for stored in tensors if stored.tied_to is None]
+    weights = [stored for stored in own if len(stored.shape) > 1] or own
+    numbers = [_count(stored.shape) for stored in weights]
+    total = sum(numbers)
+    return {
+        "bytes": sum(stored.bytes for stored in own),
+        "numbers": sum(_count(stored.shape) for stored in own),
+        "kept": sum(stored.kept * count for stored, count in zip(weights, numbers)) / total if total else 1.0,
+        "values": max((stored.distinct for stored in weights), default=0),
+        "bits": 8 * sum(stored.bytes for stored in weights) / total if total else 0.0,
+        "tied_to": next((stored.tied_to for stored in tensors if stored.tied_to is not None), None),
+    }
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _owner(tensor: str, layers: Sequence[str]) -> str:
+    """The innermost layer that a tensor's name lies in."""
+    return max((name for name in layers if tensor.startswith(f"{name}.")), key=len, default="")
+
+
+def _times(model: nn.Module, given: Inputs, seconds: float) -> dict[str, float]:
+    try:
+        one = given.resized(1)
+        return {time.name: time.p50 for time in by_layer(model, one, seconds=seconds)}
+    except Exception:  # a model that takes no batch of one sample
+        return {time.name: time.p50 for time in by_layer(model, given, seconds=seconds)}
+
+
+def _time_of(name: str, layers: Sequence[str], times: Mapping[str, float]) -> float | None:
+    inside = [milliseconds for module, milliseconds in times.items() if _owner(f"{module}.", layers) == name]
+    return sum(inside) if inside and name else None
