@@ -25,11 +25,13 @@ _TRIES = 300
 def fronts(report: Report) -> Html:
     """The plots, and the table of the tries."""
     batches = sorted({batch for one in report.tries for batch in one.milliseconds})
-    spans = [_times(report, batch, 2 if len(batches) > 1 else 1) for batch in batches[:2]]
+    drawn = [_times(report, batch, 2 if len(batches) > 1 else 1) for batch in batches[:2]]
+    spans = [one for one in drawn if one]
     silent = sum(one.value is None for one in report.tries)
     words = [tag("p", f"Of {silent} of the tries the script said no number.", class_="note")] if silent else []
     timed = [tag("div", *spans, class_="timed")] if spans else []
-    return joined((_sizes(report), *timed, *words, _keys(), _table(report)))
+    plots = joined((_sizes(report), *timed))
+    return joined((plots, *words, _keys(is_cut="<polygon" in plots), _table(report)))
 
 
 def _sizes(report: Report) -> Html:
@@ -86,7 +88,7 @@ def _lines(report: Report, one: Try, on: set[str]) -> tuple[str, ...]:
     return tuple(printable(line, 200) for line in lines if line)
 
 
-def _keys() -> Html:
+def _keys(*, is_cut: bool) -> Html:
     """What the marks mean."""
     marks = (("try", "a try"), ("front", "a try that no other beats"), ("chosen", "the file"), ("dense", "dense"))
     keys = (
@@ -102,7 +104,9 @@ def _keys() -> Html:
         )
         for kind, words in marks
     )
-    return tag("p", *keys, tag("span", "Point at a try, or choose it with Tab, to see its setting."), class_="legend")
+    cut = [tag("span", "A triangle lies beyond the edge.")] if is_cut else []
+    hint = tag("span", "Point at a try, or choose it with Tab, to see its setting.")
+    return tag("p", *keys, *cut, hint, class_="legend")
 
 
 def _table(report: Report) -> Html:

@@ -72,22 +72,24 @@ class Plot:
             return _TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - share)
 
         parts = [
-            *self._grid(across, upwards, (left, right), (low, high)), *self._allowed(across, upwards), *self._wanted(across, upwards),
+            *self._grid(across, upwards, (left, right), (low, high)), *self._allowed(across, upwards),
+            *self._wanted(across, upwards),
             *self._joined(across, upwards), *self._points(across, upwards, (low, high)),
             *self._labels(across, upwards),
         ]  # fmt: skip
         size = f"0 0 {self.width} {HEIGHT}"
-        picture = tag("svg", *parts, viewBox=size, class_="plot", role="group", aria_label=self.label)
+        kind = "plot" if self.width < 600 else "plot broad"
+        picture = tag("svg", *parts, viewBox=size, class_=kind, role="group", aria_label=self.label)
         return tag("div", tag("div", picture, class_="drawn"), tag("div", class_="tip", hidden=True), class_="front")
 
     def _values(self) -> tuple[float, float]:
-        """The range upwards: what is much worse than all that matters is drawn at its edge."""
+        """The range upwards: tries that lose much more than what matters are drawn at its edge."""
         dense = next(one.value for one in self.points if one.kind == "dense")
-        matter = [one.value for one in self.points if one.kind != "try"] + [self.allowed]
-        reach = max(1.5 * max(abs(value - dense) for value in matter), 4 * abs(self.allowed - dense)) or 0.05 * abs(
-            dense
-        )
-        values = matter + [one.value for one in self.points if abs(one.value - dense) <= (reach or 1.0)]
+        matter = [one.value for one in self.points if one.kind in ("dense", "chosen")] + [self.allowed]
+        far = max(2 * abs(value - dense) for value in matter)
+        reach = max(far, 6 * abs(self.allowed - dense)) or 0.05 * abs(dense) or 1.0
+        sign = 1 if self.metric.is_higher_better else -1
+        values = matter + [one.value for one in self.points if sign * (dense - one.value) <= reach]
         span = max(values) - min(values) or abs(dense) or 1.0
         return min(values) - 0.1 * span, max(values) + 0.12 * span
 
@@ -166,7 +168,7 @@ class Plot:
                 )
             else:
                 down = 1 if one.value < values[0] else -1
-                corners = f"{x - 5:.1f},{y - 8 * down:.1f} {x + 5:.1f},{y - 8 * down:.1f} {x:.1f},{y:.1f}"
+                corners = f"{x - 7:.1f},{y - 11 * down:.1f} {x + 7:.1f},{y - 11 * down:.1f} {x:.1f},{y:.1f}"
                 mark = tag("polygon", points=corners, class_="dot")
             around = tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=14, class_="around")
             words = tag("title", Html("\n".join(html_text(line) for line in one.lines)))
@@ -174,17 +176,18 @@ class Plot:
         return found
 
     def _labels(self, across: Callable[[float], float], upwards: Callable[[float], float]) -> list[Html]:
-        """Beside the file on the side where the front does not go on, and at the dense network."""
+        """At the dense network, and at the file on the side where no try lies that is better in both."""
         found = []
         for one in self.points:
             x, y = across(one.x), upwards(one.value)
             if one.kind == "dense":
                 found.append(_text(x, y - 14, "dense", "label", "middle"))
             elif one.kind == "chosen":
-                is_right = x > self.width - _RIGHT - 70
-                is_below = self.metric.is_higher_better != is_right
-                at, anchor = (x - 10, "end") if is_right else (x + 10, None)
-                found.append(_text(at, y + 18 if is_below else y - 10, "the file", "label chosen", anchor))
+                up = 1 if self.metric.is_higher_better else -1
+                # To the left and better there is no try; where there is no room, to the right and worse.
+                has_room = x > _LEFT + 70
+                at, below = (x - 10, 4 - 15 * up) if has_room else (x + 11, 4 + 15 * up)
+                found.append(_text(at, y + below, "the file", "label chosen", "end" if has_room else None))
         return found
 
 
