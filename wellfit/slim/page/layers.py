@@ -140,7 +140,9 @@ def _sizes(told: Mapping[str, Any]) -> Html:
         f"Predicted: {told['predicted_bytes']:,.0f} of {told['bytes']:,} bytes, {told['predicted_ratio']:.1f}x smaller."
     )
     about = "Sensitivity: how far the outputs move with 80 % of that layer alone set to 0, before training."
-    notes = (tag("p", promise, class_="note"), tag("p", about, class_="note"))
+    settled = "What each layer keeps is settled while it is trained, biases with them; the sum holds."
+    sentences = (promise, about, *[settled] * bool(told.get("together")))
+    notes = (tag("p", words, class_="note") for words in sentences)
     return joined((table(columns, rows, "Plan"), _more(len(told["layers"]), "layers"), *notes))
 
 

@@ -42,7 +42,10 @@ class Report:
     """A report.
 
     Args:
-        told: the JSON.
+        told: the JSON. It always has `target`, `keep_accuracy`, `met`, `seconds`, `metric` (a `Metric`, with
+            `source`), `dense` (`metric`, `bytes`) and `tries` (each a `folder` or `key`, `bytes`,
+            `metric` or `value`, `lost`); all else is shown where it is there: `slim` (a try with `file`,
+            `decode_seconds`, `times`, `layers`), `seeds`, `plan`, `survey`, `skipped`, `skipped_layers`, `ends`.
     """
 
     told: Mapping[str, Any]
