@@ -35,6 +35,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python bench/coders.py
+	$(BIN)/python bench/slim.py --quick
 	$(BIN)/python bench/kernel.py
 	$(BIN)/python bench/record.py
 	$(BIN)/python bench/overhead.py

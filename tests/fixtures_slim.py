@@ -40,7 +40,8 @@ def slim_report() -> dict[str, Any]:
         "dense": {"metric": 0.9068, "bytes": 135720, "parameters": 33930, "steps": 336, "seconds": 8.2},
         "slim": {**tries[1], "file": "digits.wfz", "ratio": 29.256, "decode_seconds": 0.01146, "layers": layers},
         "seeds": {"count": 3, "metrics": [0.91, 0.92, 0.92], "mean": 0.9167, "spread": 0.0058, "bytes": [4600, 4700]},
-        "plan": {"version": 1, "model": "DeepNet", "bytes": 135720, "predicted_bytes": 5500, "predicted_ratio": 24.68, "together": True,
+        "plan": {"version": 1, "model": "DeepNet", "bytes": 135720, "predicted_bytes": 5500, "predicted_ratio": 24.68,
+                 "together": True,
                  "layers": plan, "skipped": {}},
         "front": ["a", "b"], "tries": tries,
     }  # fmt: skip

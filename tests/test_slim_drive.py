@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subproces
     folder = tmp_path_factory.mktemp("slim")
     (folder / "train.wfz").write_text("mine")
     done = [slim(folder, "--only-plan", "plan.json")]
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text()) | {"together": False}
     for layer in plan["layers"]:
         layer |= {"method": "prune, share", "keep": 0.5, "values": 16} if layer["name"] == "3.weight" else {"keep": 0.6}
     (folder / "plan.json").write_text(json.dumps(plan))

@@ -116,7 +116,7 @@ def test_a_plan_keeps_what_it_should(layers: list[tuple[int, float]], keep: floa
     total = sum(count for count, _ in layers)
     wanted = max(keep, least / total)
     assert plan.keep == pytest.approx(wanted, rel=0.02, abs=2e-5)
-    assert again(net, plan.told) == plan
+    assert again(net, plan.told, True) == plan
     assert all(0 < layer.keep <= 1 and layer.predicted > 0 for layer in plan.layers)
 
 
@@ -145,8 +145,8 @@ def searched(
         points = lost(plan.keep, family)
         size, value = round(1.2 * plan.predicted), 0.9 - points / 100
         tries.append(Try(
-            Path(), plan.keep, family.values, plan.told, 100, size, value, points, 10.0, family.is_taught, None, True,
-            str(len(tries)),
+            Path(), plan.keep, family.values, plan.told, plan.together, 100, size, value, points, 10.0,
+            family.is_taught, None, True, str(len(tries)),
         ))  # fmt: skip
         assert len(tries) <= len(FAMILIES) * MOST_TRIES
     return tries

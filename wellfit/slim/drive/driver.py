@@ -210,7 +210,9 @@ class _Slim:
         """The chosen setting with other random numbers."""
         found = [best]
         for seed in range(1, self._options.seeds):
-            setting = Setting(again(dense.network, best.plan), self._steps(tries, dense), best.is_taught, seed)
+            setting = Setting(
+                again(dense.network, best.plan, best.together), self._steps(tries, dense), best.is_taught, seed
+            )
             known = next((one for one in tries.done() if one.digest == setting.digest), None)
             needed = _needed(tries.done(), dense)
             if known is None and needed > self._left():

@@ -62,14 +62,15 @@ def _rounded(array: NDArray[np.float32], is_weight: bool) -> NDArray[np.float32]
     return rounded if np.isfinite(rounded).all() else array
 
 
-def _why_left(stored: Stored, network: Network) -> str | None:
+def _why_left(stored: Stored, network: Network, with_biases: bool) -> str | None:
     """Why a tensor was neither pruned nor shared; None if it was, or should have been."""
     if stored.tied_to is not None:
         return f"tied to {stored.tied_to}"
-    return None if stored.name in network.weights else network.why_left(stored.name)
+    why = None if stored.name in network.weights else network.why_left(stored.name)
+    return None if why == "bias" and with_biases else why
 
 
-def described(path: Path, network: Network, plan_of: Mapping[str, Any]) -> list[dict[str, Any]]:
+def described(path: Path, network: Network, plan_of: Mapping[str, Any], with_biases: bool) -> list[dict[str, Any]]:
     """Each tensor of a file, with what was planned and why others were left alone; for the table and the report."""
     from wellfit.slim.wfz import read as read_file
 
@@ -80,6 +81,6 @@ def described(path: Path, network: Network, plan_of: Mapping[str, Any]) -> list[
             "name": stored.name, "shape": list(stored.shape), "parameters": count, "kept": stored.kept,
             "values": stored.distinct, "bits": 8 * stored.bytes / count if count else 0.0, "bytes": stored.bytes,
             "stored_as": stored.kind, "planned_keep": plan_of.get(stored.name),
-            "skipped": _why_left(stored, network),
+            "skipped": _why_left(stored, network, with_biases),
         })  # fmt: skip
     return found

@@ -50,6 +50,7 @@ def plan_text(plan: Plan, network: Network) -> str:
     lines += [f"... and {more} more layers"] * (more > 0)
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
+        *["What each layer keeps is settled while it is trained, biases with them; the sum holds."] * plan.together,
         f"{len(left)} other tensors (biases, norms, buffers) are left alone or rounded: {plan.around:,.0f} bytes.",
         f"Predicted: {plan.predicted:,.0f} of {network.bytes:,} bytes, {network.bytes / plan.predicted:.1f}x smaller.",
         "",
@@ -107,7 +108,9 @@ class Proof:
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
         """Of each tensor of the file what became of it."""
-        return described(self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan})
+        return described(
+            self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan}, self.best.together
+        )
 
     @cached_property
     def front(self) -> list[Try]:
@@ -166,7 +169,7 @@ class Proof:
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "bytes": [one.bytes for one in self.repeated],
             },
-            "plan": as_json(again(dense.network, self.best.plan), dense.network),
+            "plan": as_json(again(dense.network, self.best.plan, self.best.together), dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
         }  # fmt: skip
@@ -220,10 +223,8 @@ class Proof:
         metric, size = self.dense.metric, self.dense.network.bytes
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
         rows += [
-            (
-                f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
-                "<- the file" if one == self.best else "",
-            )
+            (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
+             "<- the file" if one == self.best else "")
             for one in self.front
         ]  # fmt: skip
         return _table(rows, 4)

@@ -78,14 +78,23 @@ def proof(report: Report) -> Html:
 
 
 def _value(report: Report, slim: float | None) -> Html:
-    metric = report.metric
+    """What the metric is, of the dense network where `slim` is None."""
+    metric, seeds = report.metric, report.told.get("seeds") or {}
     if slim is None:
         return tag("span", metric.shown(report.dense["metric"]))
-    best = report.chosen
-    lost = best.lost if best else 0.0
+    lost = report.chosen.lost if report.chosen else 0.0
     is_well = lost <= report.told["keep_accuracy"]
     points = tag("small", metric.points_text(lost), class_="well" if is_well else "error")
-    return joined((tag("span", metric.shown(slim)), points))
+    several = seeds.get("count", 1) > 1 and seeds.get("mean") is not None
+    spread = f" ± {_spread(report, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
+    mean = [tag("small", f"mean of {seeds['count']}: {metric.shown(seeds['mean'])}{spread}")] if several else []
+    return joined((tag("span", metric.shown(slim)), points, *mean))
+
+
+def _spread(report: Report, spread: float) -> str:
+    """A standard deviation in the unit of points."""
+    unit = {"share": 100, "percent": 1}.get(report.metric.unit)
+    return f"{unit * spread:.2f}" if unit else f"{spread:.3g}"
 
 
 def _span(one: object, which: str) -> str:
@@ -111,10 +120,9 @@ def _notes(report: Report) -> list[str]:
     found = [f"Judged by {source}, with the weights read from the file."]
     seeds = told.get("seeds") or {}
     if seeds.get("count", 1) > 1 and seeds.get("mean") is not None:
-        spread, unit = seeds.get("spread"), {"share": 100, "percent": 1}.get(metric.unit)
-        words = "" if spread is None else f", standard deviation {spread:.3g}"
-        if spread is not None and unit:
-            words = f", standard deviation {unit * spread:.2f} points"
+        unit = " points" if metric.unit in ("share", "percent") else ""
+        spread = seeds.get("spread")
+        words = "" if spread is None else f", standard deviation {_spread(report, spread)}{unit}"
         sizes = seeds.get("bytes") or []
         span = f"; {min(sizes):,} to {max(sizes):,} bytes" if sizes else ""
         found.append(f"{seeds['count']} seeds: mean {metric.shown(seeds['mean'])}{words}{span}.")
