@@ -57,7 +57,7 @@ def slimmed(case: Case, seeds: int, state: Path) -> Slimmed:
     report = re.search(r"^Report: (.+)$", out, re.MULTILINE)
     if report is None:
         sys.exit(f"{case.name}: wellfit slim ended with exit code {code} and no report")
-    told = json.loads((state / report[1]).read_text())
+    told = json.loads((state / report[1]).with_suffix(".json").read_text())
     spent = json.loads((state / f"{case.name}.spent.json").read_text())
     shown = " ".join(["wellfit slim", *case.options, "--seeds", str(seeds), f"bench/slim_scripts/{case.script.name}"])
     return Slimmed(

@@ -87,6 +87,10 @@ def test_an_edited_plan_becomes_a_file_that_was_proved(
     assert "train.wfz is there already, and no file of this slimming: train-2.wfz is written instead" in ran.stderr
     assert not (folder / "mine.pt").exists(), "what the script saves goes aside"
     report = json.loads(next((folder / ".wellfit" / "slim").glob("train-*/report.json")).read_text())
+    page = next((folder / ".wellfit" / "slim").glob("train-*/report.html"))
+    assert f"Report: {page.relative_to(folder)}" in ran.stdout
+    assert f"{report['slim']['bytes']:,}" in page.read_text(encoding="utf-8")
+    assert report["typed"][-1] == "train.py"
     found = {layer["name"]: layer for layer in report["slim"]["layers"]}
     assert found["3.weight"]["kept"] == 0.5
     assert found["3.weight"]["values"] <= 16

@@ -81,6 +81,7 @@ def _drive(words: list[str]) -> int:
     options = SlimOptions(
         command, target_of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
         given.metric, _seeds(given.seeds), given.plan, given.only_plan, tuple(given.override), given.quiet,
+        tuple(words),
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 

@@ -57,6 +57,7 @@ class SlimOptions:
         only_plan: where to write the plan, and to do nothing else.
         overrides: of all runs.
         quiet: say nothing on standard error.
+        typed: all words after `wellfit slim`, for the report.
     """
 
     words: list[str]
@@ -71,6 +72,7 @@ class SlimOptions:
     only_plan: Path | None = None
     overrides: tuple[str, ...] = ()
     quiet: bool = False
+    typed: tuple[str, ...] = ()
 
 
 def target_of(text: str) -> Target:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from wellfit import __version__
-from wellfit.record.writing import write_json
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
@@ -142,7 +141,7 @@ class Proof:
             f"File:   {name}",
             f'Load:   wellfit.slim.load("{name}", model), or without a model for a state_dict',
             f"Look:   wellfit slim inspect {name}",
-            f"Report: {printable(shown_path(str(self.best.folder.parent / 'report.json')), 300)}",
+            f"Report: {printable(shown_path(str(self.best.folder.parent / 'report.html')), 300)}",
         ]
         return "\n".join(lines) + "\n"
 
@@ -151,8 +150,10 @@ class Proof:
         dense, target = self.dense, self.options.target
         values = [one.value for one in self.repeated if one.value is not None]
         return {
-            "version": 1, "wellfit": __version__, "command": self.options.words, "model": dense.network.model,
-            "target": str(target), "keep_accuracy": self.options.keep_accuracy, "met": not self.shortfalls(),
+            "version": 1, "wellfit": __version__, "command": self.options.words, "typed": list(self.options.typed),
+            "model": dense.network.model, "target": str(target),
+            "target_bytes": None if target.kind == "size" else target.bytes_of(dense.network.bytes),
+            "keep_accuracy": self.options.keep_accuracy, "met": not self.shortfalls(),
             "shortfalls": self.shortfalls(), "ends": list(self.ends), "seconds": self.seconds,
             "metric": {**dense.metric.as_json(), "name": dense.metric.name, "source": dense.metric.source},
             "dense": {
@@ -174,8 +175,10 @@ class Proof:
         }  # fmt: skip
 
     def write(self, work: Any) -> None:
-        """report.json in the work folder."""
-        write_json(work.folder / "report.json", self.as_json())
+        """report.json and its page in the work folder."""
+        from wellfit.slim.page import write_report
+
+        write_report(work.folder, self.as_json())
 
     def _summary(self) -> list[str]:
         dense, best, metric = self.dense, self.best, self.dense.metric
