@@ -59,6 +59,8 @@ def test_the_page_has_all_figures_and_what_was_not_reached() -> None:
         assert f"| {one.who} | {one.accuracy:.2f} %" in text
     assert "Not measured yet: lenet_300_100, resnet20." in text
     assert "| `fc1.weight` | 8,192 | 5.00% | 8 | 0.50 | 512 |" in text
+    assert "smaller at no less accuracy: Bayesian compression" in text
+    assert text.count("MIRACLE") == 2 + 2 and text.count("Deep Compression") == 1
     better = told(ratio=500.0, slim=TOLD["slim"] | {"metric": 0.9912})  # type: ignore[operator]
     assert "Not reached:" not in page(CASES, {"lenet_5": better}, {}).replace("Not measured", "")
 
