@@ -107,6 +107,11 @@ def _times(there: Sequence[tuple[Case, Mapping[str, Any]]]) -> list[str]:
 def _details(case: Case, told: Mapping[str, Any]) -> list[str]:
     short = reached(case, told)
     outcome = f"Asked for: {case.goal}. " + (f"**Not reached: {'; '.join(short)}.**" if short else "Reached.")
+    accuracy = points(told["slim"]["metric"], told)
+    better = [one for one in case.published if one.ratio >= told["ratio"] and one.accuracy >= accuracy]
+    if better:
+        named = "; ".join(f"{one.who}: {one.ratio:g}x at {one.accuracy:.2f} %" for one in better)
+        outcome += f" Published files are smaller at no less accuracy: {named}."
     lines = [
         f"    {told['command']}", "", outcome,
         f"{told['seconds'] / 60:.1f} minutes from nothing to the file, {told['tries']} tries and the dense network "

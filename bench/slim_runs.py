@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -49,6 +50,7 @@ def slimmed(case: Case, seeds: int, state: Path) -> Slimmed:
         SystemExit: the command failed without a file.
     """
     file = state / f"{case.name}.wfz"
+    file.unlink(missing_ok=True)  # wellfit writes over no file of another script, and this one may have been edited
     words = [*case.options, "--seeds", str(seeds), "--to", str(file)]
     if case.plan is not None:
         _call(state, case, ["--only-plan", str(state / f"{case.name}.plan.json"), *words])
@@ -90,15 +92,20 @@ def _call(state: Path, case: Case, words: list[str]) -> tuple[str, int]:
             cwd=state, env=environment, text=True, stdout=subprocess.PIPE, check=False,
         )  # fmt: skip
     finally:
-        _spend(state / f"{case.name}.spent.json", time.monotonic() - begun, (load + os.getloadavg()[0]) / 2)
+        _spend(state / f"{case.name}.spent.json", case, time.monotonic() - begun, (load + os.getloadavg()[0]) / 2)
     sys.stdout.write(ran.stdout)
     return ran.stdout, ran.returncode
 
 
-def _spend(place: Path, seconds: float, load: float) -> None:
-    known = json.loads(place.read_text()) if place.is_file() else {"seconds": 0.0, "load": 0.0, "calls": 0}
+def _spend(place: Path, case: Case, seconds: float, load: float) -> None:
+    """Add to what was spent; of another script nothing was."""
+    script = hashlib.sha256(case.script.read_bytes()).hexdigest()
+    known = json.loads(place.read_text()) if place.is_file() else {}
+    if known.get("script") != script:
+        known = {"seconds": 0.0, "load": 0.0, "calls": 0}
     place.write_text(json.dumps({
-        "seconds": known["seconds"] + seconds, "load": known["load"] + load, "calls": known["calls"] + 1
+        "script": script, "seconds": known["seconds"] + seconds, "load": known["load"] + load,
+        "calls": known["calls"] + 1,
     }))  # fmt: skip
 
 

@@ -59,6 +59,8 @@ def test_the_page_has_all_figures_and_what_was_not_reached() -> None:
         assert f"| {one.who} | {one.accuracy:.2f} %" in text
     assert "Not measured yet: lenet_300_100, resnet20." in text
     assert "| `fc1.weight` | 8,192 | 5.00% | 8 | 0.50 | 512 |" in text
+    assert "smaller at no less accuracy: Bayesian compression" in text
+    assert text.count("MIRACLE") == 2 + 2 and text.count("Deep Compression") == 1
     better = told(ratio=500.0, slim=TOLD["slim"] | {"metric": 0.9912})  # type: ignore[operator]
     assert "Not reached:" not in page(CASES, {"lenet_5": better}, {}).replace("Not measured", "")
 
@@ -81,8 +83,11 @@ def test_a_file_that_is_too_large_or_too_bad_fails() -> None:
 
 def test_time_is_added_up_over_sessions(tmp_path: Path) -> None:
     for seconds in (2.0, 3.0):
-        slim_runs._spend(tmp_path / "a.json", seconds, 4.0)
-    assert json.loads((tmp_path / "a.json").read_text()) == {"seconds": 5.0, "load": 8.0, "calls": 2}
+        slim_runs._spend(tmp_path / "a.json", CASES[0], seconds, 4.0)
+    spent = json.loads((tmp_path / "a.json").read_text())
+    assert (spent["seconds"], spent["load"], spent["calls"]) == (5.0, 8.0, 2)
+    slim_runs._spend(tmp_path / "a.json", CASES[1], 1.0, 4.0)  # of another script nothing was spent yet
+    assert json.loads((tmp_path / "a.json").read_text())["seconds"] == 1.0
 
 
 def test_the_plan_of_a_quick_case_keeps_what_is_left_alone(tmp_path: Path) -> None:
