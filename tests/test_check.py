@@ -12,8 +12,8 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from overridden import ENV
 
-from wellfit.check.short_run import Ended, last_lines
 from wellfit.check.told import not_tried
+from wellfit.launch.short_run import Ended, last_lines
 from wellfit.record import open_run
 from wellfit.report.as_json import schema
 from wellfit.rule import Rule

@@ -8,10 +8,11 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from wellfit import __version__
 from wellfit.errors import WellfitError
+from wellfit.parser import Parser, split
 
 if TYPE_CHECKING:
     from wellfit.launch import Options
@@ -25,6 +26,7 @@ wellfit watches a PyTorch training run and says what is ill, where, and what hel
   wellfit run train.py --lr 3        run a script (or -m module, torchrun ..., any command) under watch
   wellfit run --override lr=0.01 train.py    the same with something changed, the script left alone
   wellfit check train.py             try a script in short runs: can it learn one batch, does it need its input, ...
+  wellfit slim train.py              make its network small: a file, and the proof of what it is worth
   wellfit overrides                  all that can be changed
   wellfit rules                      all illnesses it knows
   wellfit rule dead-units            one of them: what, why, cure, thresholds
@@ -81,9 +83,16 @@ def check(words: list[str]) -> int:
     return run_check(options, given.steps, given.time)
 
 
+def slim(words: list[str]) -> int:
+    """`wellfit slim`: a small file of a script's network."""
+    from wellfit.slim.command import run_command
+
+    return run_command(words)
+
+
 def rules(words: list[str]) -> int:
     """`wellfit rules`: the table of all rules."""
-    parser = _Parser("rules", "List all rules.")
+    parser = Parser("rules", "List all rules.")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = _parsed_table(parser, words, "rule")
     from wellfit.catalogue import known_rules
@@ -104,7 +113,7 @@ def rules(words: list[str]) -> int:
 
 def rule(words: list[str]) -> int:
     """`wellfit rule NAME`: its page."""
-    parser = _Parser("rule", "Show the page of a rule: what it checks, why it hurts, the cure, the thresholds.")
+    parser = Parser("rule", "Show the page of a rule: what it checks, why it hurts, the cure, the thresholds.")
     parser.add_argument("name", help="its name or code")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(words)
@@ -118,7 +127,7 @@ def rule(words: list[str]) -> int:
 
 def new_rule(words: list[str]) -> int:
     """`wellfit new-rule NAME`: the skeleton of a rule."""
-    parser = _Parser("new-rule", "Write the skeleton of a rule, whose own test fails until it finds its illness.")
+    parser = Parser("new-rule", "Write the skeleton of a rule, whose own test fails until it finds its illness.")
     parser.add_argument("name", help="names the illness: dead-units")
     parser.add_argument("--family", default="curve", help="the part of training that it is about (default curve)")
     parser.add_argument("--code", help="such as FWD302; default: the next free one")
@@ -132,7 +141,7 @@ def new_rule(words: list[str]) -> int:
 
 def overrides(words: list[str]) -> int:
     """`wellfit overrides`: the table of what can be changed of a run."""
-    parser = _Parser("overrides", "List what can be changed of a run without touching its script.")
+    parser = Parser("overrides", "List what can be changed of a run without touching its script.")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = _parsed_table(parser, words, "override")
     from wellfit.overrides.catalogue import known_overrides
@@ -145,7 +154,7 @@ def overrides(words: list[str]) -> int:
 
 def override(words: list[str]) -> int:
     """`wellfit override NAME`: its page."""
-    parser = _Parser("override", "Show the page of an override: what it changes, its parameters, where it fits.")
+    parser = Parser("override", "Show the page of an override: what it changes, its parameters, where it fits.")
     parser.add_argument("name")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(words)
@@ -159,7 +168,7 @@ def override(words: list[str]) -> int:
 
 def runs(words: list[str]) -> int:
     """`wellfit runs`: what was recorded below this folder."""
-    parser = _Parser("runs", "List the runs recorded from a folder.")
+    parser = Parser("runs", "List the runs recorded from a folder.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
     options = parser.parse_args(words)
     from wellfit.runs import runs_text
@@ -170,7 +179,7 @@ def runs(words: list[str]) -> int:
 
 def diagnose(words: list[str]) -> int:
     """`wellfit diagnose RUN`: judge a recorded run again."""
-    parser = _Parser("diagnose", "Judge a recorded run again, with today's rules and settings.")
+    parser = Parser("diagnose", "Judge a recorded run again, with today's rules and settings.")
     parser.add_argument("run", help="folder of the run, or its name in .wellfit; `last` for the latest")
     _add_judging(parser)
     options = parser.parse_args(words)
@@ -185,7 +194,7 @@ def diagnose(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """`wellfit report RUN`: write its page again."""
-    parser = _Parser("report", "Judge a recorded run again and write its HTML page.")
+    parser = Parser("report", "Judge a recorded run again and write its HTML page.")
     parser.add_argument("run", help="folder of the run, or its name in .wellfit; `last` for the latest")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the run's folder")
     parser.set_defaults(select=None, ignore=None, fail_on=None)
@@ -213,18 +222,8 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "rules": rules,
     "run": run,
     "runs": runs,
+    "slim": slim,
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with errors of one sentence."""
-
-    def __init__(self, verb: str, description: str, **more: Any) -> None:
-        self.verb = verb
-        super().__init__(prog=f"wellfit {verb}", description=description, allow_abbrev=False, **more)
-
-    def error(self, message: str) -> NoReturn:
-        raise WellfitError(f"{message}; see `{self.prog} --help`")
 
 
 def _unknown_verb(word: str) -> str:
@@ -267,9 +266,9 @@ _DESCRIPTIONS = {
 }
 
 
-def _run_parser(verb: str) -> _Parser:
+def _run_parser(verb: str) -> Parser:
     usage = f"wellfit {verb} [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]"
-    parser = _Parser(verb, _DESCRIPTIONS[verb], usage=usage)
+    parser = Parser(verb, _DESCRIPTIONS[verb], usage=usage)
     _add_judging(parser)
     parser.add_argument(
         "--override",
@@ -289,34 +288,12 @@ def _run_parser(verb: str) -> _Parser:
     return parser
 
 
-def _split(words: list[str], parser: _Parser) -> tuple[list[str], list[str]]:
-    """Our own options, and the command: it begins at the first word that is no option of ours."""
-    takes_value = {name: action.nargs is None for action in parser._actions for name in action.option_strings}
-    place = 0
-    while place < len(words):
-        word = words[place]
-        if word == "--":
-            return words[:place], words[place + 1 :]
-        if not word.startswith("-") or word in ("-m", "-c"):
-            break
-        name = word.partition("=")[0]
-        if name not in takes_value:
-            from wellfit.nearest import did_you_mean
-
-            raise WellfitError(
-                f"{parser.verb} has no option {word}{did_you_mean(name, takes_value)}; "
-                "options of the script stand after it"
-            )
-        place += 2 if takes_value[name] and "=" not in word else 1
-    return words[:place], words[place:]
-
-
-def _run_options(words: list[str], parser: _Parser) -> tuple[Options, argparse.Namespace]:
+def _run_options(words: list[str], parser: Parser) -> tuple[Options, argparse.Namespace]:
     """What a verb that runs a script was asked for, and its options as they were given."""
     from wellfit.config import check_overhead, check_quota, check_rules, load_config, names_list
     from wellfit.launch import Options
 
-    own, command = _split(words, parser)
+    own, command = split(words, parser)
     given = parser.parse_args(own)
     if not command:
         taken = words[-1] if words[-2:-1] == ["--override"] else ""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wellfit.catalogue import names_of, rules
-from wellfit.check.short_run import OUTPUT, Ended, Launcher, last_lines, refusal
 from wellfit.check.told import not_tried, showed
 from wellfit.errors import WellfitError
 from wellfit.launch.child import end_like, listening
 from wellfit.launch.command import resolve
 from wellfit.launch.live import Live
+from wellfit.launch.short_run import OUTPUT, Ended, Launcher, last_lines, refusal
 from wellfit.launch.voice import Voice
-from wellfit.overrides.catalogue import find_override
+from wellfit.overrides.catalogue import find_override, parse
 from wellfit.record import open_run
 from wellfit.record.run import TRIALS
 from wellfit.record.store import new_run_folder
@@ -115,7 +115,7 @@ class _Check:
         """Make all runs and judge them; the exit code."""
         self._runs = 1 + len(trials)
         self._announce(0, "as it is")
-        ended, file = self._launcher.run(self._folder, self._stop(self._share(0)), (), self._left())
+        ended, file = self._launcher.run(self._folder, parse([self._stop(self._share(0))]), (), self._left())
         file.fields["check"] = self._noted()
         file.write()
         if not self._stands(ended):
@@ -158,7 +158,7 @@ class _Check:
         try:
             folder.mkdir(parents=True)
             stop = self._stop(self._share(number), LOOKING_STEPS if override.looks else None)
-            ended, _ = self._launcher.run(folder, stop, [trial], self._left())
+            ended, _ = self._launcher.run(folder, parse([stop]), [trial], self._left())
             run = open_run(folder)
         except (OSError, WellfitError) as error:
             entry["why"] = " ".join(str(error).split())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from wellfit.check.short_run import Ended, last_lines, refusal
 from wellfit.condition import condition
+from wellfit.launch.short_run import Ended, last_lines, refusal
 from wellfit.overrides.catalogue import find_override
 from wellfit.record import Record, Run
 from wellfit.report.safe import printable

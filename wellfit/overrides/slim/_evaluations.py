@@ -111,6 +111,11 @@ class Evaluations:
         self._guesses: list[torch.Tensor] = []
         self._patches = Patches()
 
+    @property
+    def running(self) -> bool:
+        """Whether the last call of a model belongs to an evaluation."""
+        return self._now is not None
+
     def called(self, root: nn.Module, call: ForwardCall) -> bool:
         """A model is about to be called; whether that belongs to an evaluation."""
         if not self._modes.setdefault(root, Modes()).is_evaluated(root.training, torch.is_grad_enabled()):

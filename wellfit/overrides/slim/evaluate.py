@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wellfit.overrides.parameters import switch
 from wellfit.overrides.slim._watching import Watching
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Evaluate(Watching):
     when training would go on after the script's first evaluation: after one or more calls of a model without gradients
     or in evaluation mode. How many samples it had, their mean loss and the share of right answers are told and
     recorded, pass by pass: from loss functions of torch that are given scores and classes, or from a comparison of an
-    argmax with whole numbers.
+    argmax with whole numbers. With whole:on the program runs to its own end instead.
 
     When it helps: with start, to see what the script's own evaluation says of weights in a file.
 
@@ -43,6 +44,8 @@ class Evaluate(Watching):
     safe = False
     misfit = ""
     rank = 92
+
+    whole: bool = switch("let the program go on to its end, for figures that it prints only there", default=False)
 
     _kept: weakref.WeakKeyDictionary[Any, list[tuple[Any, Any]]] = field(
         default_factory=weakref.WeakKeyDictionary, init=False
@@ -95,8 +98,8 @@ class Evaluate(Watching):
         program.keep_record()
         said = ", ".join(f"{key} {found[key]:.5g}" for key in ("loss", "accuracy") if found[key] is not None)
         self.changed(f"evaluated {found['samples']} samples" + f": {said}" * bool(said))
-        say(f"ended after the first evaluation, as --override evaluate asks: {self.changes[-1]}")
-        if self._running:
+        if self._running and not self.whole:
+            say(f"ended after the first evaluation, as --override evaluate asks: {self.changes[-1]}")
             program.stopped(self)
             raise SystemExit(0)
 

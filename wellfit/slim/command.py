@@ -1,0 +1,114 @@
+"""The command line of `wellfit slim`: a script to make small, or a file to look at."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from wellfit.errors import WellfitError
+from wellfit.parser import Parser, split
+
+_DESCRIPTION = """\
+Make a script's network small. The script is run as it is, then under overrides that prune its weights, let them share a
+few values and let the dense network teach, until the smallest file is found that loses no more than it may. Each file
+is read again and judged by the script's own evaluation. Options of wellfit stand before the script.
+"""
+
+_AFTER = """\
+wellfit slim inspect FILE.wfz      what is in a file, tensor by tensor
+wellfit slim expand FILE.wfz       the same as plain safetensors
+(a script of such a name: wellfit slim ./inspect)
+
+exit codes: 0 the target is met; 1 it is not, and the best that was found is given; 2 the command, the plan or the
+script does not fit; where the script fails as it is, its own.
+"""
+
+
+def run_command(words: list[str]) -> int:
+    """Run `wellfit slim`; the exit code.
+
+    Raises:
+        WellfitError: an option is wrong, or what was asked for cannot be done.
+    """
+    if words and words[0] in _VERBS:
+        return _VERBS[words[0]](words[1:])
+    return _drive(words)
+
+
+def _drive(words: list[str]) -> int:
+    from wellfit.slim.drive.options import SlimOptions, budget_of, target_of
+
+    parser = Parser(
+        "slim", _DESCRIPTION, usage="wellfit slim [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]",
+        epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--target", metavar="WHAT", default="size", help="size: as small as can be (default); 50x; 30kB")
+    add("--keep-acc", metavar="POINTS", default="1", help="may be lost: points of accuracy; percent of another figure "
+        "(default 1)")  # fmt: skip
+    add("--budget", metavar="TIME", default="10m", help="for everything, as 90s, 10m, 1h (default 10m)")
+    add("--to", metavar="FILE.wfz", type=Path, help="the file to write (default: named after the script)")
+    add("--from", metavar="FILE", type=Path, dest="start", help="begin with the weights of this checkpoint "
+        "(.pt, .safetensors, .wfz); the script is not run as it is")  # fmt: skip
+    add("--metric", metavar="TEXT", help="judge by the last number that the script prints behind TEXT")
+    add("--seeds", metavar="K", default="1", help="run the chosen setting K times; tell mean and spread")
+    add("--plan", metavar="FILE", type=Path, help="run this plan, and nothing else")
+    add("--only-plan", metavar="FILE", type=Path, help="write the plan, to be edited; try nothing")
+    add("--override", metavar="NAME=VALUE", action="append", default=[], help="change all runs: `wellfit overrides`")
+    add("--quiet", action="store_true", help="say nothing on standard error")
+    own, command = split(words, parser)
+    given = parser.parse_args(own)
+    if not command:
+        raise WellfitError("slim needs a script or command, such as: wellfit slim train.py")
+    if given.plan is not None and given.only_plan is not None:
+        raise WellfitError("--plan runs a plan and --only-plan writes one: leave one")
+    options = SlimOptions(
+        command, target_of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
+        given.metric, _seeds(given.seeds), given.plan, given.only_plan, tuple(given.override), given.quiet,
+    )  # fmt: skip
+    from wellfit.slim.drive import run_slim
+
+    return run_slim(options)
+
+
+def _inspect(words: list[str]) -> int:
+    parser = Parser("slim inspect", "Tell what is in a .wfz file, and check all of it.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--format", default="text", help="text or json")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="that the tensors may take in memory")
+    given = parser.parse_args(words)
+    from wellfit.slim.inspect import run_inspect
+
+    return run_inspect(given.file, given.format, given.max_bytes)
+
+
+def _expand(words: list[str]) -> int:
+    parser = Parser("slim expand", "Write the tensors of a .wfz file as plain safetensors.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="default: beside it, with the suffix .safetensors")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="that the tensors may take in memory")
+    given = parser.parse_args(words)
+    from wellfit.slim.expand import run_expand
+
+    return run_expand(given.file, given.to, given.force, given.max_bytes)
+
+
+_VERBS: dict[str, Callable[[list[str]], int]] = {"inspect": _inspect, "expand": _expand}
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        raise WellfitError(f"--keep-acc is a number of points from 0 to 100, not {text}")
+    return points
+
+
+def _seeds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise WellfitError(f"--seeds is a whole number from 1 to 100, not {text}")
+    return int(text)
