@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -38,8 +38,3 @@ class Examples:
     def forget(self) -> None:
         """They are no longer needed."""
         self._kept.clear()
-
-
-def few(inputs: Inputs, most: int) -> Inputs:
-    """At most so many samples of an example."""
-    return inputs.resized(most) if inputs.batch > most else inputs

@@ -53,7 +53,9 @@ def wishes_in(text: str) -> list[Wish]:
         except ValueError:
             strength = -1.0
         if not 0 < strength <= 1:
-            raise WellfitError(f'the strength in "{part[:40]}" of restructure is a number above 0 to 1, as in "svd=0.5"')
+            raise WellfitError(
+                f'the strength in "{part[:40]}" of restructure is a number above 0 to 1, as in "svd=0.5"'
+            )
         found.append(Wish(names, strength))
     if not found:
         raise WellfitError('restructure needs a method, as in --override restructure="structured=0.5"')
@@ -82,7 +84,7 @@ class Terms:
 
 
 def restructured(root: nn.Module, inputs: Inputs, wishes: Sequence[Wish], terms: Terms) -> list[dict[str, Any]]:
-    """Make each of them, the strongest of a method first; what came of it, as JSON, in the order of the wishes.
+    """Make each of them, the strongest of each method first; what came of it, as JSON, in the order of the wishes.
 
     Of each: `method`, `strength`, `file` (None if none was written), `times`, `parameters`, `changes` (as texts),
     `skipped` (layer and reason) and `problem` (None if there is none).
@@ -90,7 +92,7 @@ def restructured(root: nn.Module, inputs: Inputs, wishes: Sequence[Wish], terms:
     told: dict[Wish, dict[str, Any]] = {}
     slow: dict[str, str] = {}
     why = _obstacle(root)
-    for wish in sorted(dict.fromkeys(wishes), key=lambda one: -one.strength):
+    for wish in _in_turn(wishes):
         one = told[wish] = {
             "method": wish.method, "strength": wish.strength, "file": None, "times": [], "parameters": 0,
             "changes": [], "skipped": [], "problem": why or slow.get(wish.method),
@@ -102,6 +104,15 @@ def restructured(root: nn.Module, inputs: Inputs, wishes: Sequence[Wish], terms:
         if one["problem"] is not None and one["times"]:
             slow[wish.method] = "a stronger one is not faster"
     return [told[wish] for wish in dict.fromkeys(wishes)]
+
+
+def _in_turn(wishes: Sequence[Wish]) -> list[Wish]:
+    """The strongest of each method, then the second strongest of each, and so on: where time is short none is left."""
+    ladders: dict[str, list[Wish]] = {}
+    for wish in sorted(dict.fromkeys(wishes), key=lambda one: -one.strength):
+        ladders.setdefault(wish.method, []).append(wish)
+    ranks = {wish: place for ladder in ladders.values() for place, wish in enumerate(ladder)}
+    return sorted(dict.fromkeys(wishes), key=lambda one: ranks[one])
 
 
 def _obstacle(root: nn.Module) -> str | None:
@@ -118,7 +129,7 @@ def _obstacle(root: nn.Module) -> str | None:
 def _make(root: nn.Module, inputs: Inputs, wish: Wish, terms: Terms, told: dict[str, Any]) -> None:
     try:
         base = own_copy(root)
-        made = done(wish.method, Given(base, _at(inputs, terms.batch), wish.strength, terms.by))
+        made = done(wish.method, Given(base, inputs, terms.batch, wish.strength, terms.by))
         told["skipped"] = [[name, why] for name, why in made.skipped.items()]
         told["changes"] = [type(change).__name__ for change in made.changes]
         told["parameters"] = sum(parameter.numel() for parameter in made.model.parameters())
@@ -135,11 +146,3 @@ def _make(root: nn.Module, inputs: Inputs, wish: Wish, terms: Terms, told: dict[
     with torch.no_grad():
         told["bytes"] = save(made.model, os.path.join(terms.folder, name), changes).bytes
     told["file"] = name
-
-
-def _at(inputs: Inputs, batch: int) -> Inputs:
-    """With so many samples, where the example has a batch at all."""
-    try:
-        return inputs.resized(batch)
-    except WellfitError:
-        return inputs

@@ -26,9 +26,9 @@ class Distil(Override):
 
     What it changes: the teacher is a copy of the model as the script made it, before other overrides change it, with
     the weights of the file, in evaluation mode; or, with teacher:package.module:build, what that function of the
-    user's returns when it is called without arguments: the script's model is a student of another structure then, and
-    only those of its outputs learn that have the shape of the teacher's. In training it is called with what the model is called with, without
-    gradients, random numbers put back. A loss of the model's output becomes
+    user's returns when it is called without arguments: the script's model may have another structure then, and those
+    of its outputs learn that have the shape of the teacher's. In training the teacher is called with what the model is
+    called with, without gradients, random numbers put back. A loss of the model's output becomes
     (1 - weight) * loss + weight * T^2 * KL(softmax(z_teacher / T) || softmax(z / T)) for cross_entropy and nll_loss
     (mean or sum over the samples as the loss has it; what `ignore_index` leaves out is left out);
     (1 - weight) * loss + weight * T^2 * bce(z / T, sigmoid(z_teacher / T)) for binary_cross_entropy_with_logits; and

@@ -106,5 +106,5 @@ class TimeModel(Watching):
         write_json(self.file, told)
         self.changed(
             f"{type(root).__name__}: "
-            + ", ".join(f"{one['after']['p50']:.3g} ms at {one['samples']} samples" for one in times)
+            + ", ".join(f"{one['after_ms']:.3g} ms with {one['samples']} in a call" for one in times)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ _LARGEST, _SMALLEST = 60000.0, 1e-4
 """Of float16: numbers between these lose 11 bits of their mantissa at most."""
 
 
-def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -> Written:
+def write_file(
+    weights: Path, network: Network, to: Path, *, is_rounded: bool, changes: Sequence[dict[str, Any]] = ()
+) -> Written:
     """Write the file of one try.
 
     Args:
@@ -28,6 +30,7 @@ def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -
         to: the file.
         is_rounded: whether the values that layers share become float16, and biases, norms and what else is of 32 bits
             bfloat16. They keep their type: the file has room for what they are.
+        changes: that the network's structure went through.
 
     Raises:
         WellfitError: a file cannot be read or written.
@@ -45,7 +48,7 @@ def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -
         is_single = isinstance(value, np.ndarray) and value.dtype == np.float32
         given[name] = _rounded(value, name in network.weights) if is_rounded and is_single else value  # type: ignore[arg-type]
     given |= {name: Same(owner) for name, owner in tied.items() if owner in given}
-    return write(to, given)
+    return write(to, given, changes=changes)
 
 
 def _rounded(array: NDArray[np.float32], is_weight: bool) -> NDArray[np.float32]:

@@ -1,10 +1,10 @@
-"""Every method that makes another structure, by its name and one strength: for whoever tries them one after the other."""
+"""Every method that makes another structure, by its name and one strength: for whoever tries one after the other."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,8 +31,13 @@ from wellfit.slim.methods.trial import given_to, tried
 MULTIPLE = 4
 """Of each group of channels a multiple of so many is kept: the vector units of processors take them together."""
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_SHAPES = "it gives another shape than it gets"
+_OTHERS = "another method is for layers of its kind"
+
 _SECONDS = 0.1  # to time a layer beside what would take its place
 _SAMPLES = 32  # that the checks of a cut go through
+_MANY = 256  # by which layers are judged
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,27 @@ class Given:
 
     Args:
         model: is not changed.
-        inputs: an example of as many samples as count.
+        inputs: an example.
+        batch: samples in a call, when time counts.
         strength: in 0..1, how much is taken away: 0.75 leaves a quarter.
         by: importance of channels and heads, see `importance`.
     """
 
     model: nn.Module
     inputs: Inputs
+    batch: int
     strength: float
     by: str = "magnitude"
+
+    @property
+    def timed(self) -> Inputs:
+        """As many samples as count."""
+        return self.inputs.resized(self.batch)
+
+    @property
+    def checked(self) -> Inputs:
+        """As many as checks need: one alone has no batch statistics."""
+        return self.inputs.resized(min(_SAMPLES, max(2, self.inputs.batch)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ def done(names: str, given: Given) -> Done:
     for name in names.split("+"):
         if name not in METHODS:
             raise WellfitError(f'there is no method "{name}"{did_you_mean(name, METHODS)}; it has {", ".join(METHODS)}')
-        wanted, left = METHODS[name](Given(model, given.inputs, given.strength, given.by))
+        wanted, left = METHODS[name](replace(given, model=model))
         skipped |= left
         made = 0
         for change in wanted:
@@ -103,25 +120,26 @@ Found = tuple[tuple[Change, ...], dict[str, str]]
 
 
 def _structured(given: Given) -> Found:
-    few = given.inputs.resized(min(_SAMPLES, max(2, given.inputs.batch)))
+    few = given.checked
     with _gradients(given, few):
         cuts = prune(given.model, few, given.strength, by=given.by, scope="layer", multiple=MULTIPLE)
     return ((cuts.cut,) if cuts.cut is not None else ()), dict(cuts.skipped)
 
 
 def _heads(given: Given) -> Found:
-    few = given.inputs.resized(min(_SAMPLES, max(2, given.inputs.batch)))
+    few = given.checked
     with _gradients(given, few):
         found = heads(given.model, few, given.strength, by=given.by)
     return found.changes, dict(found.skipped)
 
 
 def _drop(given: Given) -> Found:
-    few = given.inputs.resized(max(_SAMPLES, given.inputs.batch))
-    found = droppable(given.model, few)
-    names = [one.change.layer for one in found.layers]
-    outer = [one for one in found.layers if not any(one.change.layer.startswith(f"{name}.") for name in names)]
-    return tuple(one.change for one in outer[: round(given.strength * len(outer))]), dict(found.skipped)
+    found = droppable(given.model, given.inputs.resized(min(_MANY, max(2, given.inputs.batch))))
+    layers = [one for one in found.layers if not isinstance(given.model.get_submodule(one.change.layer), _NORMS)]
+    names = [one.change.layer for one in layers]
+    outer = [one for one in layers if not any(one.change.layer.startswith(f"{name}.") for name in names)]
+    skipped = {name: _SHAPES if why.startswith("it gets ") else why for name, why in found.skipped.items()}
+    return tuple(one.change for one in outer[: max(1, round(given.strength * len(outer)))]), skipped
 
 
 def _factored(kind: type[Change], convs: str = "tucker") -> Callable[[Given], Found]:
@@ -134,19 +152,23 @@ def _factored(kind: type[Change], convs: str = "tucker") -> Callable[[Given], Fo
 
 def _rewritten(form: str) -> Callable[[Given], Found]:
     def make(given: Given) -> Found:
-        strengths = {"separable": None, "grouped": round(1 / max(0.01, 1 - given.strength)), "reduced": 1 - given.strength}
+        strengths = {
+            "separable": None,
+            "grouped": round(1 / max(0.01, 1 - given.strength)),
+            "reduced": 1 - given.strength,
+        }
         return _faster_ones(given, rewrite(given.model, form, strength=strengths[form]), Change)
 
     return make
 
 
 def _fold(given: Given) -> Found:
-    found = folds(given.model, given.inputs.resized(min(_SAMPLES, max(2, given.inputs.batch))))
+    found = folds(given.model, given.checked)
     return found.changes, dict(found.skipped)
 
 
 def _int8(given: Given) -> Found:
-    found = quantise(given.model, given.inputs, kinds=("int8",), seconds=_SECONDS)
+    found = quantise(given.model, given.timed, kinds=("int8",), seconds=_SECONDS)
     return found.changes, dict(found.skipped)
 
 
@@ -166,8 +188,8 @@ def _faster_ones(given: Given, found: Proposal, kind: type[Change]) -> Found:
         if isinstance(change, kind):
             wanted.append(change)
         else:
-            skipped[getattr(change, "layer", "")] = "another method is for layers of its kind"
-    called = given_to(given.model, given.inputs, [change.layer for change in wanted])
+            skipped[getattr(change, "layer", "")] = _OTHERS
+    called = given_to(given.model, given.timed, [change.layer for change in wanted])
     kept: list[Change] = []
     for change in wanted:
         try:
@@ -203,9 +225,14 @@ def _gradients(given: Given, inputs: Inputs) -> Iterator[None]:
 
 
 def _why_nothing(skipped: Mapping[str, str]) -> str:
+    """The reasons, each with the layers that it holds for, but those of layers that are another method's."""
     reasons: dict[str, list[str]] = {}
     for name, why in skipped.items():
         reasons.setdefault(why, []).append(name)
-    shown = [f"{', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}: {why}" for why, names
-             in list(reasons.items())[:3]]  # fmt: skip
+    if len(reasons) > 1:
+        reasons.pop(_OTHERS, None)
+    shown = []
+    for why, names in list(reasons.items())[:3]:
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        shown.append(f"{', '.join(names[:2])}{more}: {why}")
     return "; ".join(shown) or "there is nothing that it fits"
