@@ -60,12 +60,12 @@ def slim(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
     """Any method may come first; what is said must be what the file does."""
-    ran = slim(tmp_path, "--target", "1.5x-faster", "--keep-acc", "100", "--budget", "30s", "--batch", "64")
+    ran = slim(tmp_path, "--target", "2x-faster", "--keep-acc", "100", "--budget", "30s", "--batch", "64")
     assert ran.returncode == 0, ran.stderr + ran.stdout
     report = json.loads(next((tmp_path / ".wellfit" / "slim").glob("train-*/report.json")).read_text())
     told = {one["batch"]: one for one in report["slim"]["times"]}
     assert set(told) == {1, 32, 64}
-    assert told[64]["speedup"] >= 1.5
+    assert told[64]["speedup"] >= 2
     assert report["met"] and report["slim"]["bytes"] == (tmp_path / "train.wfz").stat().st_size
     assert "Survey: structures that are at least 1.2x faster here" in ran.stdout
     assert "p50 at batch 1" in ran.stdout and "p50 at batch 64" in ran.stdout
@@ -77,7 +77,7 @@ def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
     with torch.no_grad():
         right = (loaded(x[200:]).argmax(1) == y[200:]).float().mean().item()
     assert abs(right - report["slim"]["value"]) < 1e-6
-    again = slim(tmp_path, "--target", "1.5x-faster", "--keep-acc", "100", "--budget", "30s", "--batch", "64")
+    again = slim(tmp_path, "--target", "2x-faster", "--keep-acc", "100", "--budget", "1s", "--batch", "64")
     assert again.returncode == 0
     assert "run 1" not in again.stderr and "try" not in again.stderr, "nothing is made twice"
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], why: str) ->
     [
         ("latency", Target("latency"), "latency"),
         ("2ms", Target("milliseconds", 2.0), "2 ms"),
-        ("350 us", Target("milliseconds", 0.35), "0.35 ms"),
+        ("500 us", Target("milliseconds", 0.5), "0.5 ms"),
         ("0.5s", Target("milliseconds", 500.0), "500 ms"),
         ("3x-faster", Target("speedup", 3.0), "3x-faster"),
         ("1.5X-Faster", Target("speedup", 1.5), "1.5x-faster"),
@@ -178,7 +178,8 @@ def test_at_a_speed_each_method_is_tried_once_with_the_least_that_is_enough(
     enough = {method: [speed for speed in ladder if speed >= wanted] for method, ladder in speeds.items()}
     for method, ladder in enough.items():
         mine = [one.speedup for one in made.values() if one.method == method]
-        assert mine == [min(ladder)] if ladder else mine == [max(speeds[method])]
+        sure = [speed for speed in ladder if speed >= 1.07 * wanted]
+        assert mine == [min(sure or ladder or [max(speeds[method])])]
     best = best_of(outcomes, target, 1.0)
     assert best is not None
     assert is_fast(outcomes[best], target) == any(enough.values())

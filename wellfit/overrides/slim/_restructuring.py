@@ -91,6 +91,7 @@ def restructured(root: nn.Module, inputs: Inputs, wishes: Sequence[Wish], terms:
     """
     told: dict[Wish, dict[str, Any]] = {}
     slow: dict[str, str] = {}
+    known: dict[Any, Wish] = {}
     why = _obstacle(root)
     for wish in _in_turn(wishes):
         one = told[wish] = {
@@ -100,7 +101,7 @@ def restructured(root: nn.Module, inputs: Inputs, wishes: Sequence[Wish], terms:
         if one["problem"] is None and time.monotonic() > terms.deadline:
             one["problem"] = "there was no time to try it"
         if one["problem"] is None:
-            _make(root, inputs, wish, terms, one)
+            _make(root, inputs, wish, terms, one, known)
         if one["problem"] is not None and one["times"]:
             slow[wish.method] = "a stronger one is not faster"
     return [told[wish] for wish in dict.fromkeys(wishes)]
@@ -126,10 +127,16 @@ def _obstacle(root: nn.Module) -> str | None:
     return f"{lazy} is lazy: its sizes are not known" if lazy is not None else None
 
 
-def _make(root: nn.Module, inputs: Inputs, wish: Wish, terms: Terms, told: dict[str, Any]) -> None:
+def _make(
+    root: nn.Module, inputs: Inputs, wish: Wish, terms: Terms, told: dict[str, Any], known: dict[Any, Wish]
+) -> None:
     try:
         base = own_copy(root)
         made = done(wish.method, Given(base, inputs, terms.batch, wish.strength, terms.by))
+        same = known.setdefault(made.changes, wish)
+        if same is not wish:
+            told["problem"] = f"it is the same as with {same.strength:g}"
+            return
         told["skipped"] = [[name, why] for name, why in made.skipped.items()]
         told["changes"] = [type(change).__name__ for change in made.changes]
         told["parameters"] = sum(parameter.numel() for parameter in made.model.parameters())

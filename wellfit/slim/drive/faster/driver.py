@@ -75,7 +75,7 @@ class Faster:
     def _surveyed(self, tries: FastTries) -> Survey:
         self._runs.tell("survey: what the network could become, each structure timed beside it, nothing trained")
         try:
-            return tries.survey(max(20.0, min(_SURVEYING * self._options.budget, self._left())))
+            return tries.survey(max(10.0, min(_SURVEYING * self._options.budget, self._left())))
         except OutOfTime:
             raise WellfitError("the survey did not end in time: give --budget more") from None
 
@@ -88,10 +88,10 @@ class Faster:
                 open_, {one.key: one.outcome(self._options.batch) for one in done}, self._options.target,
                 self._options.keep_accuracy,
             )  # fmt: skip
-            if following is None or not self._tried(tries, following, dense):
+            if following is None or not self._tried(tries, survey, following, dense):
                 return
 
-    def _tried(self, tries: FastTries, candidate: Candidate, dense: Dense) -> bool:
+    def _tried(self, tries: FastTries, survey: Survey, candidate: Candidate, dense: Dense) -> bool:
         """Make one try, and say what it came to; False where the time is over."""
         done = self._own(tries)
         needed = self._needed(candidate, done, dense)
@@ -103,7 +103,7 @@ class Faster:
         self._runs.tell(f"try {len(done) + 1}: {promise}, takes about {time_text(needed)}")
         try:
             # The first try may take what it takes: without one there is nothing to give.
-            one = self._taught(tries, candidate, left if done else max(left, 20 * needed))
+            one = self._taught(tries, survey, candidate, left if done else max(left, 20 * needed))
         except OutOfTime:
             self._ends.append("the last try did not end in time")
             return False
@@ -114,7 +114,9 @@ class Faster:
         self._say(one, dense)
         return True
 
-    def _taught(self, tries: FastTries, candidate: Candidate, seconds: float, seed: int | None = None) -> FastTry:
+    def _taught(
+        self, tries: FastTries, survey: Survey, candidate: Candidate, seconds: float, seed: int | None = None
+    ) -> FastTry:
         """One try; without the teacher where that does not fit the script, which is noted.
 
         Raises:
@@ -122,13 +124,13 @@ class Faster:
         """
         if candidate.is_trained and self._work.done("untaught") is None:
             try:
-                return tries.make(candidate, seconds, is_taught=True, seed=seed)
+                return tries.make(candidate, seconds, is_taught=True, is_finished=survey.is_finished, seed=seed)
             except Failed as failed:
                 if failed.refused != "distil":
                     raise
                 self._work.note("untaught", {"why": str(failed)})
                 self._runs.tell(f"no distillation then: {failed}")
-        return tries.make(candidate, seconds, is_taught=False, seed=seed)
+        return tries.make(candidate, seconds, is_taught=False, is_finished=survey.is_finished, seed=seed)
 
     def _say(self, one: FastTry, dense: Dense) -> None:
         outcome, metric = one.outcome(self._options.batch), dense.metric
@@ -157,7 +159,7 @@ class Faster:
                 break
             try:
                 self._runs.tell(f"seed {seed}: {candidate}, about {time_text(needed)}")
-                found.append(known or self._taught(tries, candidate, max(self._left(), 2 * needed), seed))
+                found.append(known or self._taught(tries, survey, candidate, max(self._left(), 2 * needed), seed))
             except (OutOfTime, Failed) as failed:
                 self._ends.append(f"seed {seed} was not done: {failed or 'its time was over'}")
                 break

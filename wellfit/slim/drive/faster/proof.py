@@ -27,7 +27,7 @@ def survey_text(survey: Survey, batch: int) -> str:
     """The table of a survey."""
     rows = [("structure", f"ms at batch {batch}", "speed", "")]
     for one in sorted(survey.candidates, key=lambda one: -one.speedup):
-        more = f", {one.expected:.2f}x with what can be done then" if one.gain > 1 else ""
+        more = f", {one.expected:.2f}x when it is folded then" if one.gain > 1 else ""
         then = "" if one.method in UNTRAINED else f"to be trained{more}"
         rows.append((str(one), f"{one.milliseconds:.3g}", f"{one.speedup:.2f}x", then))
     lines = ["", "Survey: structures that are at least 1.2x faster here, nothing trained yet"]

@@ -11,6 +11,8 @@ from wellfit.slim.drive.options import Target
 
 _GAIN = 1.05  # times as fast as the best: a candidate that promises less is not tried
 
+_MARGIN = 1.07  # between what is asked for and what is promised: two measurements are not the same
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -70,15 +72,19 @@ def _next_fast(ladder: Sequence[Candidate], outcomes: Outcomes, target: Target, 
 
 
 def _next_at_speed(ladder: Sequence[Candidate], outcomes: Outcomes, target: Target, within: float) -> Candidate | None:
-    """Of one method: the weakest that is fast enough; the strongest of all where none is."""
+    """Of one method: the weakest that is surely fast enough; the strongest of all where none is."""
     if any(one.key in outcomes and is_fast(outcomes[one.key], target) for one in ladder):
         return None
-    enough = [one for one in ladder if is_fast(_expected(one), target)] or ladder[-1:]
+    enough = (
+        [one for one in ladder if is_fast(_expected(one, _MARGIN), target)]
+        or [one for one in ladder if is_fast(_expected(one), target)]
+        or ladder[-1:]
+    )
     return next((one for one in enough if one.key not in outcomes), None)
 
 
-def _expected(one: Candidate) -> Outcome:
-    return Outcome(one.expected, one.expected_milliseconds, 0.0)
+def _expected(one: Candidate, margin: float = 1.0) -> Outcome:
+    return Outcome(one.expected / margin, one.expected_milliseconds * margin, 0.0)
 
 
 def is_fast(one: Outcome, target: Target) -> bool:

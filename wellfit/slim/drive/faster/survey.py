@@ -40,7 +40,7 @@ class Candidate:
         speedup: how many times as fast a call is, with as many samples as count.
         milliseconds: of such a call.
         file: with its weights, not trained.
-        gain: how many times as fast it may become after training by what needs none.
+        gain: how many times as fast it should become when batch norms are folded, after training.
     """
 
     method: str
@@ -82,13 +82,13 @@ class Survey:
         candidates: those that were measured to be faster.
         skipped: the others: method, and why.
         layers: of those that are faster: method, layer, why that one stayed as it is.
-        gain: how many times as fast the network becomes by what needs no training; 1 if that is next to nothing.
+        is_finished: whether what needs no training makes the network faster: it is tried on trained structures too.
     """
 
     candidates: tuple[Candidate, ...]
     skipped: tuple[tuple[str, str], ...]
     layers: tuple[tuple[str, str, str], ...]
-    gain: float
+    is_finished: bool
 
 
 def shown(method: str, strength: float) -> str:
@@ -114,8 +114,9 @@ def survey_of(report: Path, batch: int) -> Survey:
     except (OSError, ValueError, KeyError) as error:
         raise WellfitError(f"{report} cannot be read ({error}): remove its folder, and it is made again") from None
     candidates, layers = [], []
-    untrained = [_speedup(one, batch) for one in made if one["method"] in UNTRAINED and one["times"]]
-    gain = max((speed for speed in untrained if speed >= _GAIN), default=1.0)
+    untrained = {one["method"]: _speedup(one, batch) for one in made if one["method"] in UNTRAINED and one["times"]}
+    useful = {method: speed for method, speed in untrained.items() if speed >= _GAIN}
+    gain = useful.get("fold", 1.0)  # int8 is not worth as much in a layer that was cut
     why: dict[str, list[str]] = {}
     for one in made:
         if one["file"] is None:
@@ -131,7 +132,7 @@ def survey_of(report: Path, batch: int) -> Survey:
     good = {one.method for one in candidates}
     # The strongest was tried first, and its reason is the one that counts: it stands last.
     skipped = [(method, reasons[-1]) for method, reasons in why.items() if method not in good]
-    return Survey(tuple(candidates), tuple(skipped), tuple(dict.fromkeys(layers)), gain)
+    return Survey(tuple(candidates), tuple(skipped), tuple(dict.fromkeys(layers)), bool(useful))
 
 
 def _speedup(told: dict[str, Any], batch: int) -> float:

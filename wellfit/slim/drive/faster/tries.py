@@ -135,12 +135,15 @@ class FastTries:
         if not (folder / _MADE).is_file():
             raise WellfitError("the script never called its model in an evaluation, so nothing can be timed")
 
-    def make(self, one: Candidate, seconds: float, *, is_taught: bool, seed: int | None = None) -> FastTry:
+    def make(
+        self, one: Candidate, seconds: float, *, is_taught: bool, is_finished: bool, seed: int | None = None
+    ) -> FastTry:
         """Train a candidate and judge it.
 
         Args:
             seconds: after which its training is stopped.
             is_taught: the dense network teaches.
+            is_finished: see what more can be made of it without training.
 
         Raises:
             Interrupted, OutOfTime, Failed: as `Runs.make`.
@@ -167,7 +170,7 @@ class FastTries:
         changes = json.loads((folder / _WEIGHTS).with_suffix(".json").read_text(encoding="utf-8"))["changes"]
         write_file(folder / _WEIGHTS, self.dense.network, folder / _FILE, is_rounded=False, changes=changes)
         ended = self._judged(key, one, _Trained(ran.steps, is_taught, seed))
-        return self._noted(self._finished(one, ended) if one.gain > 1 else ended, begun)
+        return self._noted(self._finished(one, ended) if is_finished else ended, begun)
 
     def _noted(self, made: FastTry, begun: float) -> FastTry:
         made = replace(made, seconds=time.monotonic() - begun)
