@@ -92,6 +92,7 @@ def test_an_edited_plan_becomes_a_file_that_was_proved(
     assert found["3.weight"]["values"] <= 16
     assert found["0.weight"]["kept"] == 0.6
     assert found["1.weight"]["skipped"] == "norm"
+    assert report["front"] == [report["slim"]["folder"]]
     assert report["slim"]["bytes"] == (folder / "train-2.wfz").stat().st_size
     assert report["dense"]["bytes"] == sum(4 * n for n in (1280, 64, 64, 64, 64, 64, 2048, 32, 128, 4)) + 8
     assert f"{report['slim']['bytes']:,}" in ran.stdout
@@ -113,7 +114,7 @@ def test_a_target_that_is_not_met_is_said_and_exits_with_1(
     _, (*_, ran) = made
     assert ran.returncode == 1
     assert "5000x was not reached: the smallest file has " in ran.stderr
-    assert "the budget of 1.0 s is over: this is the best so far" in ran.stdout.lower()
+    assert "the budget of 1.0 s is over (--budget): this is the best so far" in ran.stdout.lower()
     assert "Front: " in ran.stdout
 
 

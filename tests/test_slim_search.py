@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wellfit.slim.drive.layers import Network, Tensor
+from wellfit.slim.drive.options import Target
 from wellfit.slim.drive.plan import FEWEST, again, planned
 from wellfit.slim.drive.search import STRONGEST, Outcome, front, next_at_size, next_within
+from wellfit.slim.drive.search_plan import FAMILIES, MOST_TRIES, Family, best_of, next_plan
+from wellfit.slim.drive.tries import Try
 
 Curve = Callable[[float], float]
 
@@ -129,3 +133,54 @@ def test_a_plan_that_keeps_more_is_predicted_to_be_larger(
 ) -> None:
     net = network([count for count, _ in layers], [error for _, error in layers])
     assert planned(net, keep, 16).predicted <= planned(net, min(1.0, keep * more), 16).predicted + 1e-6
+
+
+def searched(
+    net: Network, target: Target, within: float, lost: Callable[[float, Family], float], *, taught: bool
+) -> list[Try]:
+    """The tries that the whole search makes where files are a fifth larger than predicted."""
+    tries: list[Try] = []
+    while (following := next_plan(net, target, within, tries, taught)) is not None:
+        plan, family = following
+        points = lost(plan.keep, family)
+        size, value = round(1.2 * plan.predicted), 0.9 - points / 100
+        tries.append(Try(
+            Path(), plan.keep, family.values, plan.told, 100, size, value, points, 10.0, family.is_taught, None, True,
+            str(len(tries)),
+        ))  # fmt: skip
+        assert len(tries) <= len(FAMILIES) * MOST_TRIES
+    return tries
+
+
+@settings(max_examples=20, deadline=None)
+@given(limit=st.floats(0.01, 0.9), taught=st.booleans())
+def test_the_whole_search_finds_a_small_file_that_is_good_enough(limit: float, taught: bool) -> None:
+    """Fewer values cost nothing here but for 4, which are never good enough: then files of 8 values are smallest."""
+    net = network([20_000, 100_000], [0.3, 0.2])
+    tries = searched(net, Target(), 1.0, lambda keep, family: 9.0 if keep < limit or family.values == 4 else 0.5,
+                     taught=taught)  # fmt: skip
+    best = best_of(tries, Target(), 1.0, net)
+    assert best is not None
+    assert best.lost <= 1
+    assert best.bytes <= 1.2 * planned(net, min(1.0, 1.13 * limit), 16).predicted + 1
+    assert taught or not any(one.is_taught for one in tries)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(5_000, 100_000), st.integers(0, 3))
+def test_the_whole_search_finds_the_best_family_of_a_size(most: int, place: int) -> None:
+    net, target = network([20_000, 100_000], [0.3, 0.2]), Target("bytes", most)
+    tries = searched(net, target, 1.0, lambda keep, family: 3.0 * (family != FAMILIES[place]), taught=True)
+    best = best_of(tries, target, 1.0, net)
+    assert best is not None
+    assert FAMILIES[place].has(best)
+    assert 0.9 * most <= best.bytes <= most or best.keep > 0.99
+
+
+def test_where_nothing_is_good_enough_the_best_is_given() -> None:
+    net = network([20_000, 100_000], [0.3, 0.2])
+    tries = searched(net, Target(), 1.0, lambda keep, family: 2 + 1 / keep, taught=False)
+    best = best_of(tries, Target(), 1.0, net)
+    assert best is not None
+    assert best.keep == 1
+    assert best_of([], Target(), 1.0, net) is None

@@ -47,7 +47,7 @@ class Scan(Watching):
     summary = "see how much the weights of each layer matter"
     example = "scan=layers.json"
     safe = True
-    misfit = "the script evaluates no model"
+    misfit = ""
     rank = 91
     looks = True
 
@@ -59,6 +59,11 @@ class Scan(Watching):
     )
     _numbers: int = field(default=0, init=False)
     _done: bool = field(default=False, init=False)
+
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        super().begin(program)
+        self.is_met = True  # a script may evaluate long after its first step
 
     def before_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
@@ -95,4 +100,10 @@ class Scan(Watching):
         if most is not None:
             self.changed(f"{len(told['layers'])} layers of {told['model']}; {most['name']} matters most")
         else:
-            self.met(type(root).__name__, "it has no layers that could be pruned")
+            self.left_out(told["model"], "it has no layers that could be pruned")
+
+    def end(self, program: Program) -> None:
+        """See `Override`."""
+        super().end(program)
+        if not self._done:
+            self.left_out("the scan", "the script evaluated no model")

@@ -11,7 +11,7 @@ from wellfit.errors import WellfitError
 from wellfit.slim.drive.layers import Network, network_of
 from wellfit.slim.drive.metric import WHAT_TO_DO, Metric, Said, choose
 from wellfit.slim.drive.options import SlimOptions
-from wellfit.slim.drive.runs import Ran, Runs
+from wellfit.slim.drive.runs import Ran, Runs, full_disk
 from wellfit.slim.drive.tries import evaluating
 from wellfit.slim.drive.work import Work
 
@@ -172,4 +172,4 @@ def _keeping(folder: Path) -> dict[str, Any]:
 
 def _need(file: Path, otherwise: str) -> None:
     if not file.is_file():
-        raise WellfitError(otherwise)
+        raise WellfitError(f"{otherwise}{full_disk(file.parent)}")

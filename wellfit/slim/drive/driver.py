@@ -63,9 +63,7 @@ def run_slim(options: SlimOptions) -> int:
     check_to(options, work)
     voice = Voice()
     with listening() as (signals, wake):
-        launcher = Launcher(
-            command, options.words, cwd, ("save-aside",), options.overrides, _PROBE, signals, wake
-        )  # fmt: skip
+        launcher = Launcher(command, options.words, cwd, ("save-aside",), options.overrides, _PROBE, signals, wake)
         runs = Runs(launcher, voice, options.quiet)
         slim = _Slim(options, work, runs, command.label, time.monotonic() + options.budget)
         try:
@@ -119,9 +117,8 @@ class _Slim:
         else:
             best = self._tried(tries, Setting(plan, self._steps(tries, dense), False), None, dense)
         if best is None:
-            raise WellfitError(
-                f"no try was made: {'; '.join(self._ends) or 'the script judged none of the files'}; give --budget more"
-            )
+            why = "; ".join(self._ends) or "the script said no number for any of the files"
+            raise WellfitError(f"there is no file to give: {why}")
         return self._proved(tries, dense, best)
 
     def _dense(self) -> Dense | int:
@@ -171,10 +168,14 @@ class _Slim:
     def _tried(self, tries: Tries, setting: Setting, values: int | None, dense: Dense) -> Try | None:
         """Make one try, and say what it came to; None where the time is over, or it fails while others have not."""
         done = tries.done()
+        known = next((one for one in done if one.digest == setting.digest), None)
+        if known is not None:
+            self._runs.tell(f"{setting}: that try is made already")
+            return known
         needed = _needed(done, dense)
-        left = self._left() - (self._options.seeds - 1) * needed
+        left = self._left() - ((self._options.seeds - 1) * needed if done else 0.0)
         if left <= 0 or (done and needed * _SPARE > left):
-            self._ends.append(f"the budget of {time_text(self._options.budget)} is over")
+            self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
             return None
         self._runs.tell(f"try {len(done) + 1}: {setting}, about {time_text(needed)}")
         try:

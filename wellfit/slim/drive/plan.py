@@ -121,7 +121,7 @@ def _shares(urge: Mapping[str, float], counts: Mapping[str, int], keep: float) -
 
     wanted = keep * sum(counts.values())
     low, high = 1e-9, 1 / min(urge.values())
-    for _ in range(100):
+    for _ in range(50):
         middle = math.sqrt(low * high)
         kept = sum(share * counts[name] for name, share in at(middle).items())
         low, high = (middle, high) if kept < wanted else (low, middle)

@@ -56,7 +56,7 @@ class Progress:
 def bar(made: int, steps: int | None, seconds: float) -> str:
     """One line: how far a run is, and how long it may still take."""
     if not steps or not made:
-        return f"  {made} steps, {time_text(seconds)}" if made else f"  {time_text(seconds)}"
+        return f"  {made} step{'' if made == 1 else 's'}, {time_text(seconds)}" if made else f"  {time_text(seconds)}"
     share = min(1.0, made / steps)
     left = seconds * (1 - share) / share
     filled = round(share * _WIDTH)

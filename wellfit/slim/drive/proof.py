@@ -110,6 +110,12 @@ class Proof:
         """Of each tensor of the file what became of it."""
         return described(self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan})
 
+    @cached_property
+    def front(self) -> list[Try]:
+        """The tries that no other beats in bytes and in points, the smallest first."""
+        of = {(one.bytes, one.lost): one for one in self.tries}
+        return [of[point.bytes, point.lost] for point in front(one.outcome for one in self.tries)]
+
     def shortfalls(self) -> list[str]:
         """What was asked for and is not reached, in sentences; none if all is."""
         if self.options.plan is None and not self.is_small:
@@ -148,7 +154,7 @@ class Proof:
             "metric": {**dense.metric.as_json(), "name": dense.metric.name, "source": dense.metric.source},
             "dense": {
                 "metric": dense.value, "bytes": dense.network.bytes, "parameters": dense.network.parameters,
-                "steps": dense.steps, "seconds": dense.seconds,
+                "steps": dense.steps, "seconds": dense.seconds if dense.steps is not None else None,
             },
             "slim": {
                 **self.best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / self.best.bytes,
@@ -160,7 +166,7 @@ class Proof:
                 "bytes": [one.bytes for one in self.repeated],
             },
             "plan": as_json(again(dense.network, self.best.plan), dense.network),
-            "front": [one.bytes for one in front(one.outcome for one in self.tries)],
+            "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
         }  # fmt: skip
 
@@ -173,7 +179,8 @@ class Proof:
         size = dense.network.bytes
         rows = [
             ("", metric.name, "bytes", "smaller", "to read", "to make"),
-            ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", "", time_text(dense.seconds)),
+            ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", "",
+             time_text(dense.seconds) if dense.steps is not None else ""),
             ("slim", f"{metric.shown(best.value)} ({metric.points_text(best.lost)})", f"{best.bytes:,}",
              f"{size / best.bytes:.1f}x", f"{1000 * self.decode_seconds:.1f} ms", time_text(best.seconds)),
         ]  # fmt: skip
@@ -208,12 +215,14 @@ class Proof:
 
     def _front(self) -> list[str]:
         metric, size = self.dense.metric, self.dense.network.bytes
-        of = {(one.bytes, one.lost): one for one in self.tries}
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
-        for point in front(one.outcome for one in self.tries):
-            one = of[point.bytes, point.lost]
-            rows.append((f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value),
-                         metric.points_text(one.lost), "<- the file" if one == self.best else ""))  # fmt: skip
+        rows += [
+            (
+                f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
+                "<- the file" if one == self.best else "",
+            )
+            for one in self.front
+        ]  # fmt: skip
         return table(rows, 4)
 
 

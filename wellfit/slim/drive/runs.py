@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from wellfit.slim.drive.metric import Said
 from wellfit.slim.drive.progress import Progress
 
 _SEED = {"override": "seed", "value": 0, "keep": True}
+_ROOM = 100_000  # bytes: less is a full disk
 _TAIL = 20  # lines of a script that failed
 _OUTPUT_MOST = 4_000_000  # bytes of what it wrote, from the end
 
@@ -119,8 +121,17 @@ class Runs:
         how = f"exit code {status}" if status > 0 else f"signal {-status}"
         said = "".join(f" ({printable(line, 200)})" for line in last_lines(folder, 1))
         return Failed(
-            f"the script ended with {how}{said}; all that it wrote is in {shown_path(str(folder / OUTPUT))}", status
-        )
+            f"the script ended with {how}{said}; all that it wrote is in {shown_path(str(folder / OUTPUT))}"
+            f"{full_disk(folder)}", status,
+        )  # fmt: skip
+
+
+def full_disk(folder: Path) -> str:
+    """ "; the disk ... is full", if it is: whatever failed, that is why."""
+    try:
+        return "" if shutil.disk_usage(folder).free > _ROOM else f"; the disk of {shown_path(str(folder))} is full"
+    except OSError:
+        return ""
 
 
 def _ran(folder: Path, seconds: float) -> Ran:

@@ -12,7 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.layers import Network
 from wellfit.slim.drive.metric import Metric
-from wellfit.slim.drive.runs import Failed, Runs
+from wellfit.slim.drive.runs import Failed, Runs, full_disk
 from wellfit.slim.drive.search import Outcome
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.work import Work
@@ -132,15 +132,14 @@ class Tries:
         begun = time.monotonic()
         name = f"try-{1 + len(list(self.work.folder.glob('try-*.json'))):03}-{setting.digest}"
         folder = self.work.begun(name)
-        own = [*setting.overrides(self.dense), {"override": "keep-weights", "file": str(folder / WEIGHTS)}]
-        if setting.seed is not None:
-            own.append({"override": "seed", "value": setting.seed})
+        keeping = {"override": "keep-weights", "file": str(folder / WEIGHTS)}
+        own = [*setting.overrides(self.dense), keeping, *_seeded(setting.seed)]
         run = _made(folder / "train")
         ran = self.runs.make(run, own, setting.steps, seconds)
         if not (folder / WEIGHTS).is_file():
-            raise Failed("the script kept no weights under slim: it calls no model that it trains")
+            raise Failed(f"no weights were kept under slim: it calls no model that it trains{full_disk(folder)}")
         last = self.metric.value_of(ran.said)
-        written, value, is_rounded = self._judged(folder, last, seconds)
+        written, value, is_rounded = self._judged(folder, setting.seed, last, seconds)
         lost = self.metric.lost(self.dense_value, value)
         made = Try(
             folder, setting.plan.keep, values, setting.plan.told, ran.steps, written, value, lost,
@@ -149,43 +148,50 @@ class Tries:
         self.work.note(name, made.as_json())
         return made
 
-    def _judged(self, folder: Path, last: float | None, seconds: float) -> tuple[int, float | None, bool]:
+    def _judged(
+        self, folder: Path, seed: int | None, last: float | None, seconds: float
+    ) -> tuple[int, float | None, bool]:
         """Bytes of the file, its metric, and whether it is rounded: where that costs nothing.
 
         Args:
             last: what the script said at the end of training.
         """
         written = write_file(folder / WEIGHTS, self.network, folder / FILE, is_rounded=True)
-        value = self.evaluated(folder / FILE, _made(folder / "evaluate"), seconds)
+        value = self._evaluated(folder / FILE, _made(folder / "evaluate"), seed, seconds)
         lost = self.metric.lost(self.dense_value, value)
         trained = min(self.metric.lost(self.dense_value, last), lost) if last is not None else 0.0
         if lost <= max(0.0, trained + _NO_WORSE):
             return written.bytes, value, True
         exact_file = folder / f"exact-{FILE}"
         exact = write_file(folder / WEIGHTS, self.network, exact_file, is_rounded=False)
-        exact_value = self.evaluated(exact_file, _made(folder / "evaluate-exact"), seconds)
+        exact_value = self._evaluated(exact_file, _made(folder / "evaluate-exact"), seed, seconds)
         if self.metric.lost(self.dense_value, exact_value) + _NO_WORSE >= lost:
             exact_file.unlink()
             return written.bytes, value, True
         exact_file.replace(folder / FILE)
         return exact.bytes, exact_value, False
 
-    def evaluated(self, file: Path, folder: Path, seconds: float) -> float | None:
+    def _evaluated(self, file: Path, folder: Path, seed: int | None, seconds: float) -> float | None:
         """What the script says of the weights in a file.
 
         Args:
             folder: for the run.
+            seed: as in training, since it may choose the data.
 
         Raises:
             Interrupted, OutOfTime, Failed: as `Runs.make`.
         """
-        own = [{"override": "start", "file": str(file)}, evaluating(self.metric)]
+        own = [{"override": "start", "file": str(file)}, evaluating(self.metric), *_seeded(seed)]
         return self.metric.value_of(self.runs.make(folder, own, None, max(60.0, seconds)).said)
 
 
 def evaluating(metric: Metric) -> dict[str, Any]:
     """The override under which a script says its metric and trains nothing."""
     return {"override": "evaluate", "whole": metric.is_printed}
+
+
+def _seeded(seed: int | None) -> list[dict[str, Any]]:
+    return [] if seed is None else [{"override": "seed", "value": seed}]
 
 
 def _made(folder: Path) -> Path:
