@@ -167,8 +167,7 @@ class FastTries:
         ran = self.runs.make(folder / "train", own, self.dense.steps, seconds)
         if not (folder / _WEIGHTS).is_file():
             raise Failed("the script kept no weights under slim: it calls no model that it trains")
-        changes = json.loads((folder / _WEIGHTS).with_suffix(".json").read_text(encoding="utf-8"))["changes"]
-        write_file(folder / _WEIGHTS, self.dense.network, folder / _FILE, is_rounded=False, changes=changes)
+        write_file(folder / _WEIGHTS, self.dense.network, folder / _FILE, is_rounded=False)
         ended = self._judged(key, one, _Trained(ran.steps, is_taught, seed))
         return self._noted(self._finished(one, ended) if is_finished else ended, begun)
 
