@@ -60,7 +60,7 @@ def slim(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
     """Any method may come first; what is said must be what the file does."""
-    ran = slim(tmp_path, "--target", "2x-faster", "--keep-acc", "100", "--budget", "30s", "--batch", "64")
+    ran = slim(tmp_path, "--target", "2x-faster", "--keep-acc", "100", "--budget", "20s", "--batch", "64")
     assert ran.returncode == 0, ran.stderr + ran.stdout
     report = json.loads(next((tmp_path / ".wellfit" / "slim").glob("train-*/report.json")).read_text())
     told = {one["batch"]: one for one in report["slim"]["times"]}

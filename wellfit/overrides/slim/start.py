@@ -24,8 +24,8 @@ class Start(Override):
     state_dict of `torch.save`, alone or in a checkpoint under "model", "state_dict", "model_state_dict" or the like; a
     .safetensors file; a .wfz file, whose changes of the model's structure are made first. "module." and "_orig_mod."
     before names are left out. A file that has names in common with the model but lacks some, has some more or has other
-    shapes ends the run. Where a .wfz file changes the structure, optimizers, copies that the script has made of the model,
-    and models of its class into which it loads the model's weights later, follow.
+    shapes ends the run. Where a .wfz file changes the structure, optimizers follow, and copies that the script has made
+    of the model, and models of its class into which it loads the model's weights later.
 
     When it helps: to fine-tune, and to see with evaluate what a file is worth, where the script itself loads nothing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,9 @@ MULTIPLE = 4
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _SHAPES = "it gives another shape than it gets"
 _OTHERS = "another method is for layers of its kind"
+
+_OTHER_KIND = re.compile(r"(\w+: )?it is \w+, not [\w ,]+$")  # as changes have it: "it is Linear, not Conv2d"
+_SHOWN = 3  # reasons
 
 _SECONDS = 0.1  # to time a layer beside what would take its place
 _SAMPLES = 32  # that the checks of a cut go through
@@ -225,14 +229,15 @@ def _gradients(given: Given, inputs: Inputs) -> Iterator[None]:
 
 
 def _why_nothing(skipped: Mapping[str, str]) -> str:
-    """The reasons, each with the layers that it holds for, but those of layers that are another method's."""
+    """The reasons, each with the layers that it holds for, but those of layers that are none of the method's kind."""
     reasons: dict[str, list[str]] = {}
     for name, why in skipped.items():
-        reasons.setdefault(why, []).append(name)
-    if len(reasons) > 1:
-        reasons.pop(_OTHERS, None)
+        if why != _OTHERS and not _OTHER_KIND.match(why):
+            reasons.setdefault(why, []).append(name)
     shown = []
-    for why, names in list(reasons.items())[:3]:
+    for why, names in list(reasons.items())[:_SHOWN]:
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         shown.append(f"{', '.join(names[:2])}{more}: {why}")
-    return "; ".join(shown) or "there is nothing that it fits"
+    if len(reasons) > _SHOWN:
+        shown.append(f"and {len(reasons) - _SHOWN} more reasons")
+    return "; ".join(shown) or "there is no layer that it fits"

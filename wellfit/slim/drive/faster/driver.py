@@ -75,7 +75,7 @@ class Faster:
     def _surveyed(self, tries: FastTries) -> Survey:
         self._runs.tell("survey: what the network could become, each structure timed beside it, nothing trained")
         try:
-            return tries.survey(max(10.0, min(_SURVEYING * self._options.budget, self._left())))
+            return tries.survey(max(5.0, min(_SURVEYING * self._options.budget, self._left())))
         except OutOfTime:
             raise WellfitError("the survey did not end in time: give --budget more") from None
 

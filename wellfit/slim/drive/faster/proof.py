@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,7 @@ class FastProof:
         if self.tries:
             lines += ["Front: all tries that no other beats", *self._front(), ""]
         if self.skipped:
-            lines += [
-                "Skipped",
-                *table([("method", "why"), *((name, printable(why, 150)) for name, why in self.skipped)], 1),
-            ]
-            lines.append("")
+            lines += ["Skipped", *self._skipped(), ""]
         lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in self.ends]
         if self.file is not None:
             name = printable(str(self.file), 300)
@@ -203,6 +200,11 @@ class FastProof:
             ))  # fmt: skip
         more = len(rows) - 1 - _SHOWN
         return [*table(rows[: _SHOWN + 1], 1), *[f"... and {more} more layers"] * (more > 0)]
+
+    def _skipped(self) -> list[str]:
+        texts = (f"{name}: {printable(why, 300)}" for name, why in self.skipped)
+        indents = {"initial_indent": "  ", "subsequent_indent": "    "}
+        return [line for text in texts for line in textwrap.wrap(text, 118, break_on_hyphens=False, **indents)]
 
     def _best_ones(self) -> list[FastTry]:
         of = {one.key: one for one in self.tries}

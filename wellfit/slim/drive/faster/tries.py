@@ -128,7 +128,7 @@ class FastTries:
         folder.mkdir(exist_ok=True)
         restructure = {
             "override": "restructure", "methods": wishes, "batch": self.batch, "least": least, "seconds": 0.3,
-            "limit": max(10.0, seconds), "folder": str(folder),
+            "limit": seconds, "folder": str(folder),
         }  # fmt: skip
         own: list[dict[str, Any]] = [{"override": "start", "file": str(weights)}, {"override": "evaluate"}, restructure]
         self.runs.make(folder, own, None, 2 * max(60.0, seconds))
