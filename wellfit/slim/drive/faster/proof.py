@@ -203,8 +203,8 @@ class FastProof:
 
     def _skipped(self) -> list[str]:
         texts = (f"{name}: {printable(why, 300)}" for name, why in self.skipped)
-        indents = {"initial_indent": "  ", "subsequent_indent": "    "}
-        return [line for text in texts for line in textwrap.wrap(text, 118, break_on_hyphens=False, **indents)]
+        wrapper = textwrap.TextWrapper(118, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        return [line for text in texts for line in wrapper.wrap(text)]
 
     def _best_ones(self) -> list[FastTry]:
         of = {one.key: one for one in self.tries}
