@@ -111,7 +111,7 @@ def test_each_method_is_tried_timed_and_written_or_skipped_with_a_reason(run: Ru
     assert made["structured"]["changes"] == ["Cut"] and made["fold"]["changes"] == ["Fold"]
     assert made["fold+structured"]["changes"] == ["Fold", "Cut"]
     assert made["drop"]["changes"] == ["Drop"], "the layer from 64 to 64"
-    assert [one["batch"] for one in made["fold"]["times"]] == [1, 32, 4]
+    assert [one["batch"] for one in made["fold"]["times"]] == [4]
     assert all(one["after"]["p50"] > 0 for one in made["fold"]["times"])
     assert made["grouped"]["file"] is None and made["grouped"]["problem"] == "there is no layer that it fits"
     assert made["structured"]["parameters"] < 3000

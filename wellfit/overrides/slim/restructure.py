@@ -27,7 +27,7 @@ class Restructure(Watching):
     are changed by each of the `methods`, at a strength that says how much is taken away: structured (channels),
     heads, drop (whole layers), svd, tucker, cp (factors), separable, grouped, reduced (convolutions in another form),
     fold (batch norms into the layer before), int8 (layers that are faster so), and several joined by a plus. Each is
-    checked on what the evaluation gave the model, timed beside it with 1, 32 and `batch` samples, and written with its
+    checked on what the evaluation gave the model, timed beside it with `batch` samples, and written with its
     weights as restructured-METHOD-STRENGTH.wfz into a folder, from where start makes it again. What was done, what was
     skipped and why stands in restructured.json there. Then the program ends, with exit code 0. Of several models it
     is the one with most parameters.
@@ -55,7 +55,7 @@ class Restructure(Watching):
     )
     batch: int = whole("samples in a call that count", default=1)
     least: float = number("speedup below which nothing is written", low=0, default=0.0)
-    seconds: float = number("to time each, for each number of samples", above=0, default=0.3)
+    seconds: float = number("to time each", above=0, default=0.3)
     limit: float = number("seconds after which no more are begun", above=0, default=120.0)
     folder: str | None = text("where the files go; else the run's folder", default=None)
 

@@ -19,6 +19,7 @@ from wellfit.slim.drive.work import Work
 
 _SPARE = 1.15  # a try is begun if so many times what it should take is left
 _TEACHING = 1.6  # times as long as a run of the script a taught one takes
+_LEAST_TIMING = 0.2  # seconds
 _SURVEYING = 0.25  # of the budget may be spent on the survey
 
 
@@ -52,7 +53,8 @@ class Faster:
             WellfitError: nothing could be tried.
             Interrupted: a signal came.
         """
-        tries = FastTries(self._runs, self._work, dense, self._options.batch)
+        timing = min(1.0, max(_LEAST_TIMING, self._options.budget / 200))
+        tries = FastTries(self._runs, self._work, dense, self._options.batch, timing)
         survey = self._surveyed(tries)
         say(survey_text(survey, self._options.batch))
         self._searched(tries, survey, dense)

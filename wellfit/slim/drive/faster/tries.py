@@ -90,12 +90,14 @@ class FastTries:
         work: where they lie.
         dense: the network as it is.
         batch: samples in a call that count.
+        timing: seconds for each measurement of a file.
     """
 
     runs: Runs
     work: Work
     dense: Dense
     batch: int
+    timing: float
 
     def done(self) -> list[FastTry]:
         """All that were made, those whose file is still there, with times for as many samples as count."""
@@ -127,7 +129,8 @@ class FastTries:
         """Structures of the network with these weights, in a folder."""
         folder.mkdir(exist_ok=True)
         restructure = {
-            "override": "restructure", "methods": wishes, "batch": self.batch, "least": least, "seconds": 0.3,
+            "override": "restructure", "methods": wishes, "batch": self.batch, "least": least,
+            "seconds": max(0.1, 0.3 * self.timing),
             "limit": seconds, "folder": str(folder),
         }  # fmt: skip
         own: list[dict[str, Any]] = [{"override": "start", "file": str(weights)}, {"override": "evaluate"}, restructure]
@@ -202,7 +205,7 @@ class FastTries:
         run = folder / f"evaluate-{one.method}"
         run.mkdir()
         metric = self.dense.metric
-        times = {"override": "time-model", "file": str(run / _TIMES), "batch": self.batch}
+        times = {"override": "time-model", "file": str(run / _TIMES), "batch": self.batch, "seconds": self.timing}
         own: list[dict[str, Any]] = [{"override": "start", "file": str(folder / _FILE)}, evaluating(metric), times]
         ran = self.runs.make(run, own, None, max(120.0, 3 * self.dense.evaluating_seconds))
         value = metric.value_of(ran.said)
