@@ -124,6 +124,13 @@ def test_each_method_is_tried_timed_and_written_or_skipped_with_a_reason(run: Ru
     assert isinstance(folded.get_submodule("body.1"), nn.Identity)
 
 
+def test_an_evaluation_at_the_very_end_is_one_too(run: Run, dense: Path, tmp_path: Path) -> None:
+    ran = run(changed(SCRIPT, ("range(3)", "range(1)")), "start=../dense.safetensors", "evaluate",
+              "restructure=structured=0.5,folder:..,seconds:0.02", "time-model=../times.json,seconds:0.02")  # fmt: skip
+    assert ran.code == 0 and "Traceback" not in ran.err, ran.err
+    assert (tmp_path / "restructured-structured-0.5.wfz").is_file() and (tmp_path / "times.json").is_file()
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -61,7 +61,6 @@ class Restructure(Watching):
 
     _wishes: Any = field(default=None, init=False)
     _examples: Any = field(default=None, init=False)
-    _running: bool = field(default=True, init=False)
 
     def begin(self, program: Program) -> None:
         """See `Override`."""
@@ -102,13 +101,8 @@ class Restructure(Watching):
                 self.left_out(f"{one['method']} {one['strength']:g}", one["problem"])
             else:
                 self.changed(f"{type(root).__name__}: {one['method']} {one['strength']:g} is in {one['file']}")
-        if self._running and not any(other.name == "evaluate" for other in program.overrides):
+        if not self._evaluations.ending and not any(other.name == "evaluate" for other in program.overrides):
             program.keep_record()
             say(f"ended after the first evaluation, as --override restructure asks: see {_REPORT}")
             program.stopped(self)
             raise SystemExit(0)
-
-    def end(self, program: Program) -> None:
-        """See `Override`."""
-        self._running = False
-        super().end(program)
