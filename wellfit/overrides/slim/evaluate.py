@@ -97,7 +97,7 @@ class Evaluate(Watching):
         program.keep_record()
         said = ", ".join(f"{key} {found[key]:.5g}" for key in ("loss", "accuracy") if found[key] is not None)
         self.changed(f"evaluated {found['samples']} samples" + f": {said}" * bool(said))
-        if not (self._evaluations.at_end or self.whole):
+        if not self._evaluations.ending and not self.whole:
             say(f"ended after the first evaluation, as --override evaluate asks: {self.changes[-1]}")
             program.stopped(self)
             raise SystemExit(0)

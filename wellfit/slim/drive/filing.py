@@ -20,10 +20,10 @@ _LARGEST, _SMALLEST = 60000.0, 1e-4
 
 
 def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -> Written:
-    """Write the file of one try.
+    """Write the file of one try, with the changes that the network's structure went through.
 
     Args:
-        weights: of the safetensors.
+        weights: of the safetensors; what is known of them lies beside them.
         network: whose tensors they are.
         to: the file.
         is_rounded: whether the values that layers share become float16, and biases, norms and what else is of 32 bits
@@ -45,7 +45,16 @@ def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -
         is_single = isinstance(value, np.ndarray) and value.dtype == np.float32
         given[name] = _rounded(value, name in network.weights) if is_rounded and is_single else value  # type: ignore[arg-type]
     given |= {name: Same(owner) for name, owner in tied.items() if owner in given}
-    return write(to, given)
+    return write(to, given, changes=changes_beside(weights))
+
+
+def changes_beside(weights: Path) -> list[dict[str, Any]]:
+    """The changes of the network's structure that keep-weights has noted; none where it noted nothing."""
+    try:
+        told = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return list(told.get("changes", []))
 
 
 def _rounded(array: NDArray[np.float32], is_weight: bool) -> NDArray[np.float32]:

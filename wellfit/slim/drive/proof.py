@@ -46,7 +46,7 @@ def plan_text(plan: Plan, network: Network) -> str:
         ))  # fmt: skip
     left = [name for name in network.tensors if name not in network.weights]
     more = len(plan.layers) - _SHOWN
-    lines = ["", "Plan", *_table(rows, 4)]
+    lines = ["", "Plan", *table(rows, 4)]
     lines += [f"... and {more} more layers"] * (more > 0)
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
@@ -190,7 +190,7 @@ class Proof:
             ("slim", f"{metric.shown(best.value)} ({metric.points_text(best.lost)})", f"{best.bytes:,}",
              f"{size / best.bytes:.1f}x", f"{1000 * self.decode_seconds:.1f} ms", time_text(best.seconds)),
         ]  # fmt: skip
-        lines = _table(rows, 0)
+        lines = table(rows, 0)
         values = [one.value for one in self.repeated if one.value is not None]
         if len(self.repeated) > 1:
             mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
@@ -217,7 +217,7 @@ class Proof:
             for one in self.layers[:_SHOWN]
         ]  # fmt: skip
         more = len(self.layers) - _SHOWN
-        return [*_table(rows, 6), *[f"... and {more} more tensors"] * (more > 0)]
+        return [*table(rows, 6), *[f"... and {more} more tensors"] * (more > 0)]
 
     def _front(self) -> list[str]:
         metric, size = self.dense.metric, self.dense.network.bytes
@@ -227,10 +227,10 @@ class Proof:
              "<- the file" if one == self.best else "")
             for one in self.front
         ]  # fmt: skip
-        return _table(rows, 4)
+        return table(rows, 4)
 
 
-def _table(rows: Sequence[tuple[str, ...]], text_column: int) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], text_column: int) -> list[str]:
     """Lines; the first column and `text_column` stand to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
