@@ -84,7 +84,7 @@ MIRACLE = "MIRACLE (Havasi, Peharz, Hernandez-Lobato, 2019)"
 
 CASES = [
     Case(
-        "lenet_300_100", "LeNet300", (28, 28), ("--target", "180x", "--keep-acc", "0.3", "--budget", "10m"),
+        "lenet_300_100", "LeNet300", (28, 28), ("--target", "160x", "--keep-acc", "0.3", "--budget", "6m"),
         "at least 150x smaller at 98.42 %", 150, 98.42, published=(Published(DEEP_COMPRESSION, 40, 98.42),),
     ),
     Case(

@@ -114,8 +114,9 @@ def _details(case: Case, told: Mapping[str, Any]) -> list[str]:
         outcome += f" Published files are smaller at no less accuracy: {named}."
     lines = [
         f"    {told['command']}", "", outcome,
-        f"{told['seconds'] / 60:.1f} minutes from nothing to the file, {told['tries']} tries and the dense network "
-        f"({told['dense']['seconds']:.0f} s of it), while {told['load']:.1f} processes wanted a core on average.",
+        f"{told['seconds'] / 60:.1f} minutes from nothing, for all that was tried with this script: the dense network "
+        f"({told['dense']['seconds']:.0f} s), the tries ({told['slim']['seconds']:.0f} s the one of the file) "
+        f"and all seeds, while {told['load']:.1f} processes wanted a core on average.",
         f"{told['date']}, commit {told['commit']}, {told['machine']}.", "",
     ]  # fmt: skip
     rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes")]
