@@ -70,10 +70,12 @@ def slower(report: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def layer_skipped(report: Mapping[str, Any]) -> Iterator[Finding]:
-    """slim-layer-skipped: asked for, and not done; one finding for each method and reason."""
+    """slim-layer-skipped: asked for, and not done; one finding for each method and reason, and one for all layers that
+    were left as they are, whatever the method."""
     by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for skipped in report["skipped"]:
-        by_reason.setdefault((skipped["method"], skipped["reason"]), []).append(skipped)
+        reason = skipped["reason"] if skipped["method"] else ""
+        by_reason.setdefault((skipped["method"], reason), []).append(skipped)
     whole = max(1, report["parameters"]["dense"])
     for (method, reason), group in by_reason.items():
         share = sum(skipped["parameters"] for skipped in group) / whole
@@ -81,11 +83,12 @@ def layer_skipped(report: Mapping[str, Any]) -> Iterator[Finding]:
             continue
         layers = [skipped["layer"] or "the model itself" for skipped in group]
         named = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
-        what = f"{method} was" if method else "nothing was"
+        what = f"{method} was not" if method else "nothing was"
+        why = reason or (group[0]["reason"] if len(group) == 1 else "each has its reason in the table")
         yield _finding(
             "slim-layer-skipped",
             "note",
-            f"{what} done to {named} ({share:.0%} of the parameters): {reason}",
+            f"{what} done to {named} ({share:.0%} of the parameters): {why}",
             layer=layers[0] if len(layers) == 1 else None, layers=layers, share=share,
         )  # fmt: skip
 

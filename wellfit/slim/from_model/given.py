@@ -19,7 +19,7 @@ from wellfit.nearest import did_you_mean
 from wellfit.overrides.slim._files import read_weights
 from wellfit.slim.measure.running import device_of
 
-SAMPLES = 64
+SAMPLES = 256
 """Of a shape, so many random ones are made."""
 
 _OURS = str(Path(__file__).resolve().parents[2])

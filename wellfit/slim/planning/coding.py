@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from wellfit.errors import WellfitError
@@ -20,7 +21,7 @@ from wellfit.slim.wfz.kinds import pack
 from wellfit.slim.wfz.numbers import patterns_of, taken
 
 _FEW = 4096  # distinct values, up to which a table of them is worth its bytes
-_SAMPLE = 1 << 16  # numbers that are coded in place of all
+_SAMPLE = 1 << 18  # numbers that are looked at in place of all
 _LARGE = 1 << 21  # numbers, from which on the best coder is not tried on each whole model
 _AROUND = 12  # bytes of a tensor in the header, besides its name
 
@@ -37,7 +38,7 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def estimated(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of tensors in a file, about: the order-0 entropy of few values, else a part of the numbers coded."""
+    """Bytes of tensors in a file, about."""
     return int(sum(_estimate(tensor) for tensor in tensors))
 
 
@@ -64,30 +65,29 @@ def coded(tensors: Mapping[str, torch.Tensor], *, small: bool) -> dict[str, int]
 
 
 def _estimate(tensor: torch.Tensor) -> float:
-    if not tensor.numel():
-        return 0.0
-    if tensor.layout is not torch.strided or tensor.is_complex() or not tensor.dtype.is_floating_point:
-        return _by_sample(tensor)
-    flat = tensor.flatten()
-    if len(flat) > _SAMPLE and len(torch.unique(flat[:: len(flat) // 4096])) > 2048:
-        return _by_sample(tensor)
-    counts = torch.unique(flat, return_counts=True)[1].double()
-    if len(counts) > min(_FEW, len(flat) // 4):
-        return _by_sample(tensor)
-    bits = float(-(counts * (counts / counts.sum()).log2()).sum())
-    return bits / 8 + 2 * len(counts)
-
-
-def _by_sample(tensor: torch.Tensor) -> float:
-    patterns = _patterns(tensor)
-    if patterns is None:
+    """The order-0 entropy: of the values if they are few, else of which are 0 and of each byte of the others."""
+    found = _patterns(tensor)
+    if found is None:
         return bytes_of(tensor)
-    whole, dtype = patterns
-    rows = whole.reshape(whole.shape[0] if whole.ndim else 1, -1)
-    step = max(1, whole.size // _SAMPLE)
-    part = np.ascontiguousarray(rows[::step] if len(rows) >= step else rows.reshape(-1)[: whole.size // step])
-    size: float = len(pack(part, dtype, small=False)[1]) * whole.size / part.size
-    return size
+    flat: NDArray[Any] = found[0].reshape(-1)
+    width: int = found[1].width
+    part = flat[:: max(1, flat.size // _SAMPLE)]
+    if not part.size:
+        return 0.0
+    values, counts = np.unique(part, return_counts=True)
+    if len(values) <= min(_FEW, part.size // 4):
+        return _entropy(counts) / 8 * (flat.size / part.size) + width * len(values)
+    others = np.ascontiguousarray(part[part != 0])
+    planes = others.view(np.uint8).reshape(len(others), -1).T
+    bits: float = _entropy(np.array([len(others), part.size - len(others)]))
+    bits += sum(_entropy(np.bincount(p)) for p in planes)
+    return min(bits / 8 / part.size, width) * flat.size
+
+
+def _entropy(counts: NDArray[Any]) -> float:
+    """Bits of as many symbols, in all."""
+    some = counts[counts > 0]
+    return float(-(some * np.log2(some / some.sum())).sum())
 
 
 def _patterns(tensor: torch.Tensor) -> tuple[Any, Any] | None:

@@ -15,6 +15,9 @@ from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.running import device_of, evaluating, tensors_in
 from wellfit.slim.methods.checked import said
 
+ENOUGH = 100
+"""So many classes must be compared for their agreement to tell a percent; with fewer, the outputs themselves count."""
+
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -40,8 +43,8 @@ class Judge:
     """Holds models against the dense one.
 
     A metric from 0 to 1 is a share, of which a point is 0.01; any other counts in units of its own. Without `evaluate`
-    the metric is the share of the same largest outputs, in percent; for outputs without classes, 100 less the percent
-    by which they moved.
+    the metric is the share of the same largest outputs, in percent; for outputs without classes, or an example batch
+    of fewer than `ENOUGH`, 100 less the percent by which they moved.
 
     Args:
         model: the dense model, on its device; is not changed.
@@ -58,7 +61,7 @@ class Judge:
         self._expected = self.outputs(model, "the model fails with the example inputs")
         if not self._expected:
             raise WellfitError("the model returns no tensor for the example inputs: there is nothing to compare")
-        self.classes = _class_axis(self._expected[0]) is not None
+        self.classes = _class_axis(self._expected[0]) is not None and self.samples >= ENOUGH
         self.dense = 100.0 if evaluate is None else self._metric(model)
         self._points = 100.0 if evaluate is not None and 0 <= self.dense <= 1 else 1.0
 
@@ -72,8 +75,7 @@ class Judge:
     @property
     def samples(self) -> int:
         """How many decisions are compared without `evaluate`."""
-        first = self._expected[0]
-        axis = _class_axis(first)
+        first, axis = self._expected[0], _class_axis(self._expected[0])
         return first.numel() // first.shape[axis] if axis is not None else first.numel()
 
     def outputs(self, model: nn.Module, what: str = "the changed model fails") -> list[torch.Tensor]:
@@ -102,7 +104,8 @@ class Judge:
             metric = self._metric(model)
             lost = (self.dense - metric) * self._points
             return Verdict(metric, lost if math.isfinite(lost) else math.inf, moved, same)
-        metric = 100 * same if same is not None else max(0.0, 100 - 100 * moved)
+        is_shared = same is not None and (self.classes or not self._expected[0].is_floating_point())
+        metric = 100 * same if same is not None and is_shared else max(0.0, 100 - 100 * moved)
         return Verdict(metric, 100 - metric, moved, same)
 
     def _metric(self, model: nn.Module) -> float:

@@ -84,6 +84,9 @@ def _skipped(model: nn.Module, found: Scan, steps: Steps, methods: Sequence[str]
     """Layers for which nothing is done, and why; methods that were asked for by name, layer by layer."""
     done = {step.layer for step in steps} | {str(step.strength) for step in steps if step.method == "fold"}
     kinds = layer_kinds(model)
+    for name, owner in found.tied.items():
+        if owner not in done:
+            yield Skipped(name, "", f"its weight is that of {owner or 'the model itself'}, which is left as it is")
     for (layer, method), reason in found.refused.items():
         count = kinds[layer][1] if layer in kinds else 0
         if asked and method and not any(step.layer == layer and step.method == method for step in steps):

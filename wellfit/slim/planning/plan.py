@@ -195,7 +195,7 @@ def _with_forecast(plan: Plan, expected: Any) -> Plan:
         whole = _point(expected["whole"]) if "whole" in expected else None
         if whole is None or whole.steps != plan.steps:
             return plan
-        return dataclasses.replace(
+        told = dataclasses.replace(
             plan,
             measure=str(expected["measure"]),
             met=bool(expected["met"]),
@@ -205,7 +205,9 @@ def _with_forecast(plan: Plan, expected: Any) -> Plan:
             dense=_point(expected["dense"]),
             front=tuple(map(_point, expected["front"])),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        str(told)  # numbers that are none are found here
+        return told
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WellfitError(f'"expected" is not as it was written ({error!r:.80}): leave it out or as it was') from None
 
 

@@ -69,6 +69,7 @@ class Scan:
         cuts: by group of channels its options, likewise.
         around: bytes of all tensors that belong to no layer here.
         refused: by layer and method, why it cannot be used at all.
+        tied: layers whose weight is that of an earlier one, and goes with it; and which one that is.
     """
 
     goal: str
@@ -77,6 +78,7 @@ class Scan:
     cuts: dict[str, list[Option]] = field(default_factory=dict)
     around: float = 0.0
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
 
 
 def scan(
@@ -136,7 +138,7 @@ def _layers(model: nn.Module, found: Scan) -> dict[str, nn.Module]:
             continue
         tied = next((owners[id(weight)] for weight in weights if id(weight) in owners), None)
         if tied is not None:
-            found.refused[name, ""] = f"its weight is that of {tied or 'the model itself'}, and goes with it"
+            found.tied[name] = tied
             continue
         owners |= {id(weight): name for weight in weights}
         layers[name] = module
