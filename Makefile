@@ -5,7 +5,7 @@ READY := .venv/.ready
 NATIVE := wellfit/probe/native wellfit/slim/native wellfit/slim/wfz/coders/native
 SOURCES := pyproject.toml setup.py $(wildcard $(NATIVE:=/*.c) $(NATIVE:=/*.h))
 
-.PHONY: setup demo test check format bench clinic docs clean
+.PHONY: setup demo test check format bench clinic slim docs clean
 
 setup: $(READY)
 
@@ -35,6 +35,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python bench/coders.py
+	$(BIN)/python bench/slim.py --quick
 	$(BIN)/python bench/kernel.py
 	$(BIN)/python bench/record.py
 	$(BIN)/python bench/overhead.py
@@ -42,6 +43,10 @@ bench: setup
 # A part of the clinic in some minutes; `.venv/bin/python bench/clinic.py --docs` is all of it, and writes its page.
 clinic: setup
 	$(BIN)/python bench/clinic.py --quick
+
+# Two networks on handwritten digits made small, in about a minute: fails where a file is too large or too bad.
+slim: setup
+	$(BIN)/python bench/slim.py --quick
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

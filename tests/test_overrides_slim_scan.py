@@ -80,3 +80,24 @@ def test_a_model_without_layers_is_told(tmp_path: Path) -> None:
     ran = run(tmp_path, script, "scan=layers.json")
     assert ran.code == 0, ran.err
     assert json.loads((tmp_path / "layers.json").read_text())["layers"] == []
+
+
+@pytest.mark.parametrize("overrides", [["scan=layers.json"], ["scan=layers.json", "evaluate"]])
+def test_a_model_that_is_gone_when_the_program_ends(tmp_path: Path, overrides: list[str]) -> None:
+    """Evaluated last, in a function: nobody but us holds it when the evaluation is known to be over."""
+    body, after = (
+        SCRIPT.partition("model = Net()")[0],
+        """
+def main():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(x[:128]), y[:128]).backward()
+    optimizer.step()
+    with torch.no_grad():
+        right = model(x[128:]).argmax(1) == y[128:]
+main()
+""",
+    )
+    ran = run(tmp_path, body + after, *overrides)
+    assert ran.code == 0 and "Traceback" not in ran.err, ran.err
+    assert json.loads((tmp_path / "layers.json").read_text())["model"] == "Net"

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from fixtures_report import HOSTILE, findings_of, write_run, write_script
+from fixtures_slim import slim_report
 
 from wellfit.finding import Finding
 from wellfit.record import Run, open_run
 from wellfit.report import to_html
+from wellfit.slim.page import to_html as slim_to_html
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tested with selenium, which is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -174,3 +177,26 @@ def test_a_single_step_and_many_layers(browser: Any, tmp_path: Path) -> None:
     all_of(browser, ".option")[7].click()
     assert browser.find_element(By.CSS_SELECTOR, "#layer h3").text == "blocks.7"
     assert browser.get_log("browser") == []
+
+
+def test_a_try_of_a_slimming_tells_its_setting(browser: Any, tmp_path: Path) -> None:
+    expected = show(browser, slim_to_html(slim_report()), tmp_path)
+    assert browser.find_element(By.TAG_NAME, "h1").text == "29x smaller, accuracy +1.01 points"
+    tip = browser.find_element(By.CSS_SELECTOR, ".front .tip")
+    assert not tip.is_displayed()
+    ActionChains(browser).move_to_element(browser.find_element(By.CSS_SELECTOR, ".front .point.try .dot")).perform()
+    lines = ["90.00 % (-0.68 points)", "5,100 bytes, 27x smaller"]
+    assert tip.text.split("\n")[:2] == lines and "20 % of the weights, 16 values a layer, taught" in tip.text
+    inside = (
+        "const t = arguments[0].getBoundingClientRect(); return t.left >= 0 && t.right <= innerWidth && t.width > 99"
+    )
+    assert browser.execute_script(inside, tip)
+    browser.execute_script("document.querySelector('.front .point.chosen').focus()")
+    assert "the file that was given" in tip.text
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    browser.execute_script("document.activeElement.blur()")
+    assert not tip.is_displayed()
+    wide = "return document.documentElement.scrollWidth - innerWidth"
+    assert browser.execute_script(wide) <= 0
+    assert browser.get_log("browser") == []
+    assert requests(browser) == expected

@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subproces
     folder = tmp_path_factory.mktemp("slim")
     (folder / "train.wfz").write_text("mine")
     done = [slim(folder, "--only-plan", "plan.json")]
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text()) | {"together": False}
     for layer in plan["layers"]:
         layer |= {"method": "prune, share", "keep": 0.5, "values": 16} if layer["name"] == "3.weight" else {"keep": 0.6}
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -87,6 +87,10 @@ def test_an_edited_plan_becomes_a_file_that_was_proved(
     assert "train.wfz is there already, and no file of this slimming: train-2.wfz is written instead" in ran.stderr
     assert not (folder / "mine.pt").exists(), "what the script saves goes aside"
     report = json.loads(next((folder / ".wellfit" / "slim").glob("train-*/report.json")).read_text())
+    page = next((folder / ".wellfit" / "slim").glob("train-*/report.html"))
+    assert f"Report: {page.relative_to(folder)}" in ran.stdout
+    assert f"{report['slim']['bytes']:,}" in page.read_text(encoding="utf-8")
+    assert report["typed"][-1] == "train.py"
     found = {layer["name"]: layer for layer in report["slim"]["layers"]}
     assert found["3.weight"]["kept"] == 0.5
     assert found["3.weight"]["values"] <= 16

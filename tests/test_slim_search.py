@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from wellfit.overrides.catalogue import from_json
 from wellfit.slim.drive.layers import Network, Tensor
 from wellfit.slim.drive.options import Target
-from wellfit.slim.drive.plan import FEWEST, again, planned
+from wellfit.slim.drive.plan import FEWEST, Plan, again, planned
 from wellfit.slim.drive.search import STRONGEST, Outcome, front, next_at_size, next_within
 from wellfit.slim.drive.search_plan import FAMILIES, MOST_TRIES, Family, best_of, next_plan
+from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.tries import Try
 
 Curve = Callable[[float], float]
@@ -60,7 +64,7 @@ def test_it_ends_whatever_the_noise(coins: list[bool], first: float) -> None:
 
 
 @given(
-    target=st.integers(2_000, 900_000), slope=st.floats(0.3, 1.4), around=st.integers(0, 1_500),
+    target=st.integers(2_000, 900_000), slope=st.floats(0.4, 1.4), around=st.integers(0, 1_500),
     wrong=st.floats(0.3, 3.0),
 )  # fmt: skip
 def test_a_size_is_met_though_the_prediction_is_wrong(target: int, slope: float, around: int, wrong: float) -> None:
@@ -116,7 +120,7 @@ def test_a_plan_keeps_what_it_should(layers: list[tuple[int, float]], keep: floa
     total = sum(count for count, _ in layers)
     wanted = max(keep, least / total)
     assert plan.keep == pytest.approx(wanted, rel=0.02, abs=2e-5)
-    assert again(net, plan.told) == plan
+    assert again(net, plan.told, True) == plan
     assert all(0 < layer.keep <= 1 and layer.predicted > 0 for layer in plan.layers)
 
 
@@ -145,8 +149,8 @@ def searched(
         points = lost(plan.keep, family)
         size, value = round(1.2 * plan.predicted), 0.9 - points / 100
         tries.append(Try(
-            Path(), plan.keep, family.values, plan.told, 100, size, value, points, 10.0, family.is_taught, None, True,
-            str(len(tries)),
+            Path(), plan.keep, family.values, plan.told, plan.together, 100, size, value, points, 10.0,
+            family.is_taught, None, True, str(len(tries)),
         ))  # fmt: skip
         assert len(tries) <= len(FAMILIES) * MOST_TRIES
     return tries
@@ -184,3 +188,34 @@ def test_where_nothing_is_good_enough_the_best_is_given() -> None:
     assert best is not None
     assert best.keep == 1
     assert best_of([], Target(), 1.0, net) is None
+
+
+def test_layers_are_judged_together_unless_the_plan_or_the_steps_say_otherwise() -> None:
+    net = network([10_000, 20_000, 50], [0.5, 0.2, 0.3])
+    plan = planned(net, 0.1, 8)
+
+    def told(plan: Plan, steps: int | None) -> dict[str, dict[str, Any]]:
+        made = Setting(plan, steps, False).overrides(Path("w.safetensors"))
+        from_json(made)  # each is one that there is
+        return {one["override"]: one for one in made}
+
+    together = told(plan, 1000)
+    assert together["prune"]["scope"] == "bits"
+    assert together["prune"]["layers"] == "layer2.weight=0", "it is too small to be pruned"
+    kept = sum(layer.keep * layer.parameters for layer in plan.layers if layer.keep < 1) / 30_000
+    assert together["prune"]["amount"] == pytest.approx(1 - kept, abs=1e-5)
+    assert together["prune"]["biases"] is together["share"]["biases"] is True
+    for alone in (told(replace(plan, together=False), 1000), told(plan, None)):
+        assert alone["prune"]["scope"] == "layer"
+        assert alone["prune"]["layers"].startswith(f"layer0.weight={1 - plan.layers[0].keep:.5f};")
+        assert alone["share"]["biases"] is False
+    assert "start" not in told(plan, None)["prune"]
+
+
+@given(LAYERS, st.floats(0.002, 0.99))
+def test_layers_that_are_judged_together_are_predicted_to_be_smaller(
+    layers: list[tuple[int, float]], keep: float
+) -> None:
+    plan = planned(network([count for count, _ in layers], [error for _, error in layers]), keep, 16)
+    alone = replace(plan, together=False).predicted
+    assert 0.55 * alone <= plan.predicted <= alone

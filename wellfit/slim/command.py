@@ -11,8 +11,9 @@ from wellfit.parser import Parser, split
 
 _DESCRIPTION = """\
 Make a script's network small. The script is run as it is, then under overrides that prune its weights, let them share a
-few values and let the dense network teach, until the smallest file is found that loses no more than it may. Each file
-is read again and judged by the script's own evaluation. Options of wellfit stand before the script.
+few values and let the dense network teach, until the smallest file is found that loses no more than it may; or, for
+targets of time, that cut channels and layers away or put cheaper ones in their place. Each file is read again and
+judged by the script's own evaluation. Options of wellfit stand before the script.
 """
 
 _AFTER = """\
@@ -46,7 +47,9 @@ def _drive(words: list[str]) -> int:
         epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--target", metavar="WHAT", default="size", help="size: as small as can be (default); 50x; 30kB")
+    add("--target", metavar="WHAT", default="size", help="size: as small as can be (default); 50x; 30kB; "
+        "latency: as fast as can be; 2ms; 3x-faster")  # fmt: skip
+    add("--batch", metavar="N", default="1", help="samples in a call, by which targets of time are meant (default 1)")
     add("--keep-acc", metavar="POINTS", default="1", help="may be lost: points of accuracy; percent of another figure "
         "(default 1)")  # fmt: skip
     add("--budget", metavar="TIME", default="10m", help="for everything, as 90s, 10m, 1h (default 10m)")
@@ -80,7 +83,8 @@ def _drive(words: list[str]) -> int:
         raise WellfitError("--plan runs a plan and --only-plan writes one: leave one")
     options = SlimOptions(
         command, target_of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
-        given.metric, _seeds(given.seeds), given.plan, given.only_plan, tuple(given.override), given.quiet,
+        given.metric, _count(given.seeds, "--seeds", 100), given.plan, given.only_plan, tuple(given.override),
+        given.quiet, tuple(words), _count(given.batch, "--batch", 65536),
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 
@@ -92,7 +96,14 @@ def _from_model(given: argparse.Namespace, command: list[str]) -> int:
 
     if command:
         raise WellfitError(f"--model makes the model, so no script is run: leave {command[0]!r} out")
-    for name, default in (("start", None), ("metric", None), ("seeds", "1"), ("override", []), ("budget", "10m")):
+    for name, default in (
+        ("start", None),
+        ("metric", None),
+        ("seeds", "1"),
+        ("batch", "1"),
+        ("override", []),
+        ("budget", "10m"),
+    ):
         if getattr(given, name) != default:
             name = "from" if name == "start" else name
             raise WellfitError(f"--{name} is for scripts: without one nothing is trained")
@@ -143,7 +154,7 @@ def _points(text: str) -> float:
     return points
 
 
-def _seeds(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise WellfitError(f"--seeds is a whole number from 1 to 100, not {text}")
+def _count(text: str, option: str, most: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise WellfitError(f"{option} is a whole number from 1 to {most}, not {text}")
     return int(text)

@@ -7,6 +7,7 @@ between the two from then on must fit, and training begins from the same weights
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import weakref
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,7 @@ class _Known:
 
 
 _known: weakref.WeakKeyDictionary[Program, _Known] = weakref.WeakKeyDictionary()
+_own: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # copies that are no part of the script
 
 
 def follow_loading(override: Override, program: Program) -> None:
@@ -117,6 +119,13 @@ def setting(override: Override, program: Program, root: nn.Module) -> Iterator[N
     _change_copies(override, program, root, [copy for copy in copies if not _alike(root, copy, layout)])
 
 
+def own_copy(root: nn.Module) -> nn.Module:
+    """A copy of a model for an override's own use: no copy of the script's, which would be changed with the model."""
+    made = copy.deepcopy(root)
+    _own.add(made)
+    return made
+
+
 def is_copy_of_changed(override: Override, root: nn.Module) -> bool:
     """Whether a model has all its weights from one that an override has changed already."""
     return any(not is_new(override, other) for other in _twins(root))
@@ -130,7 +139,8 @@ def _copies(override: Override, root: nn.Module) -> list[nn.Module]:
 def _twins(root: nn.Module) -> list[nn.Module]:
     """The other models of its class that have the same weights."""
     kind, layout = type(root), layout_of(root)
-    return [each for each in gc.get_objects() if type(each) is kind and each is not root and _alike(root, each, layout)]
+    others = (each for each in gc.get_objects() if type(each) is kind and each is not root and each not in _own)
+    return [each for each in others if _alike(root, each, layout)]
 
 
 def _alike(root: nn.Module, other: nn.Module, layout: Layout) -> bool:

@@ -32,23 +32,34 @@ def clusters(
     """
     if importance is None:
         return _sorted_clusters(values.double(), count, price)
-    exact = values.double()
-    weights = importance.double()
-    # A value without any importance still belongs somewhere.
-    mean = float(weights.mean())
-    weights = weights / mean + 1e-6 if mean > 0 else torch.ones_like(exact)
+    exact, weights = values.double(), _weights(values, importance)
     centres = torch.linspace(float(exact.min()), float(exact.max()), count, dtype=torch.float64, device=values.device)
     numbers = nearest(exact, centres)
-    variance = float(exact.var(correction=0))
     for _ in range(_ROUNDS):
         centres, numbers = _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
-        if price > 0 and variance > 0:
-            following = cheapest(exact, centres, weights / variance, price * bits(numbers, len(centres)))
-        else:
-            following = nearest(exact, centres)
+        following = _chosen(exact, centres, numbers, weights, price)
         if torch.equal(following, numbers):
             break
         numbers = following
+    return _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
+
+
+def moved(
+    values: torch.Tensor, numbers: torch.Tensor, count: int, importance: torch.Tensor | None = None, price: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One round of `clusters`, for values that have changed a little since.
+
+    Args:
+        values, importance, price: see `clusters`.
+        numbers: shape [n], int64: to which cluster each belongs so far.
+        count: of clusters.
+
+    Returns:
+        as `clusters`.
+    """
+    exact, weights = values.double(), _weights(values, importance)
+    centres, numbers = _without_empty(_centres(exact, weights, numbers, count), numbers)
+    numbers = _chosen(exact, centres, numbers, weights, price)
     return _without_empty(_centres(exact, weights, numbers, len(centres)), numbers)
 
 
@@ -118,6 +129,25 @@ def cheapest(values: torch.Tensor, centres: torch.Tensor, weights: torch.Tensor,
 def means(values: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
     """The mean of the values in each cluster, in float64; 0 for one without values."""
     return _centres(values.double(), torch.ones_like(values, dtype=torch.float64), numbers, count).nan_to_num(0.0)
+
+
+def _weights(values: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    """The importance over its mean; a value without any still belongs somewhere."""
+    if importance is None:
+        return torch.ones_like(values, dtype=torch.float64)
+    weights = importance.double()
+    mean = float(weights.mean())
+    return weights / mean + 1e-6 if mean > 0 else torch.ones_like(weights)
+
+
+def _chosen(
+    exact: torch.Tensor, centres: torch.Tensor, numbers: torch.Tensor, weights: torch.Tensor, price: float
+) -> torch.Tensor:
+    """For each value the number of the cluster to which it goes."""
+    variance = float(exact.var(correction=0)) if price > 0 else 0.0
+    if not variance > 0:
+        return nearest(exact, centres)
+    return cheapest(exact, centres, weights / variance, price * bits(numbers, len(centres)))
 
 
 def _centres(values: torch.Tensor, weights: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:

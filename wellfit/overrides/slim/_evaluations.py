@@ -95,12 +95,14 @@ class Evaluations:
         found: what those that have ended said: step, samples, loss and accuracy of the last pass, and all passes.
         listeners: called with each.
         interested: the overrides that want to know; the first of them tells what happens.
+        ending: the program is at its end, so that nothing can end it any more.
     """
 
     def __init__(self, program: Program) -> None:
         self.found: list[dict[str, Any]] = []
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self.interested: list[Any] = []
+        self.ending = False
         self.iteration = 0  # of a loader
         self._program = weakref.ref(program)
         self._modes: weakref.WeakKeyDictionary[nn.Module, Modes] = weakref.WeakKeyDictionary()

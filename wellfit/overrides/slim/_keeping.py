@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wellfit.overrides.slim import _safetensors
+from wellfit.overrides.slim._changed import changes_of
 from wellfit.overrides.slim._files import plain
 from wellfit.overrides.slim._latent import made_of
 
@@ -44,13 +45,18 @@ def keep(program: Program, root: nn.Module, path: str, evaluations: Sequence[dic
     _safetensors.write(path, tensors, {"wellfit": json.dumps({"version": VERSION, "tied": tied})})
     about = {
         "version": VERSION, "file": os.path.basename(path), "model": type(root).__name__, "steps": program.step,
-        "tensors": parts, "tied": tied, "evaluations": list(evaluations),
+        "tensors": parts, "tied": tied, "changes": changes_of(root), "evaluations": list(evaluations),
     }  # fmt: skip
-    beside = os.path.splitext(path)[0] + ".json"
-    with open(beside + ".part", "w", encoding="utf-8") as file:
-        json.dump(about, file, indent=1)
-    os.replace(beside + ".part", beside)
+    write_json(os.path.splitext(path)[0] + ".json", about)
     return omitted
+
+
+def write_json(path: str, told: dict[str, Any]) -> None:
+    """Write a file of JSON, all of it or nothing."""
+    path = os.path.abspath(path)
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump(told, file, indent=1)
+    os.replace(path + ".part", path)
 
 
 def _about(

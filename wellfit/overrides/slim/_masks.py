@@ -10,28 +10,29 @@ import torch
 FEWEST = 8  # weights that a layer keeps, whatever is asked: without any it would hand on nothing
 
 
-def best(scores: Sequence[torch.Tensor], keep: int) -> list[torch.Tensor]:
+def best(scores: Sequence[torch.Tensor], keep: int, fewest: Sequence[int] | None = None) -> list[torch.Tensor]:
     """The weights of the highest scores, all layers together.
 
     Args:
         scores: one tensor a layer, of any shape.
         keep: how many in all; each layer keeps at least its `FEWEST` best, which count.
+        fewest: of each layer, in the place of `FEWEST`.
 
     Returns:
         a tensor of bools for each, with `keep` times True in all (more only where the layers' fewest are more).
     """
-    flat = torch.cat([_with_fewest(score).flatten() for score in scores])
-    fewest = sum(min(FEWEST, score.numel()) for score in scores)
+    least = [min(few, score.numel()) for few, score in zip(fewest or [FEWEST] * len(scores), scores, strict=True)]
+    flat = torch.cat([_with_fewest(score, few) for score, few in zip(scores, least, strict=True)])
     chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    chosen[torch.topk(flat, min(len(flat), max(keep, fewest)), sorted=False).indices] = True
+    chosen[torch.topk(flat, min(len(flat), max(keep, sum(least))), sorted=False).indices] = True
     parts = torch.split(chosen, [score.numel() for score in scores])
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
-def _with_fewest(score: torch.Tensor) -> torch.Tensor:
+def _with_fewest(score: torch.Tensor, fewest: int) -> torch.Tensor:
     flat = score.flatten().clone()
-    if len(flat):
-        flat[torch.topk(flat, min(FEWEST, len(flat)), sorted=False).indices] = math.inf
+    if fewest:
+        flat[torch.topk(flat, fewest, sorted=False).indices] = math.inf
     return flat
 
 
@@ -76,3 +77,11 @@ def cubic(amount: float, progress: float) -> float:
     Source: Zhu, Gupta, To prune, or not to prune (2017), equation 1.
     """
     return amount * (1 - (1 - min(max(progress, 0.0), 1.0)) ** 3)
+
+
+def steep(amount: float, progress: float) -> float:
+    """The share that is pruned where what is kept shrinks by a factor in each part of the time, ever less towards the
+    end: 1 - (1 - s_f)^(1 - (1 - t)^1.5), from 0. Much is gone soon, and the last weights go slowly.
+    """
+    left = 1 - min(max(progress, 0.0), 1.0)
+    return 1 - (1 - amount) ** (1 - left**1.5) if amount < 1 else cubic(amount, progress)

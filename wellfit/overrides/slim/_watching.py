@@ -72,6 +72,7 @@ class Watching(Override):
 
     def end(self, program: Program) -> None:
         """See `Override`."""
+        self._evaluations.ending = True
         if self._tells():
             self._evaluations.over()
 

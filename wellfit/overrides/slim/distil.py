@@ -25,8 +25,10 @@ class Distil(Override):
     """A student that learns from a teacher: the same model with the weights of a file.
 
     What it changes: the teacher is a copy of the model as the script made it, before other overrides change it, with
-    the weights of the file, in evaluation mode. In training it is called with what the model is called with, without
-    gradients, random numbers put back. A loss of the model's output becomes
+    the weights of the file, in evaluation mode; or, with teacher:package.module:build, what that function of the
+    user's returns when it is called without arguments: the script's model may have another structure then, and those
+    of its outputs learn that have the shape of the teacher's. In training the teacher is called with what the model is
+    called with, without gradients, random numbers put back. A loss of the model's output becomes
     (1 - weight) * loss + weight * T^2 * KL(softmax(z_teacher / T) || softmax(z / T)) for cross_entropy and nll_loss
     (mean or sum over the samples as the loss has it; what `ignore_index` leaves out is left out);
     (1 - weight) * loss + weight * T^2 * bce(z / T, sigmoid(z_teacher / T)) for binary_cross_entropy_with_logits; and
@@ -54,7 +56,10 @@ class Distil(Override):
     temperature: float = number("what scores are divided by before softmax", above=0, default=4.0)
     weight: float = number("share of the teacher's term in the loss", low=0, high=1, default=0.9)
 
+    teacher: str | None = text("package.module:function that makes the teacher; else the same model", default=None)
+
     _weights: Any = field(default=None, init=False)
+    _built: Any = field(default=None, init=False)  # the user's own teacher
     _teachers: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _answers: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict, init=False)  # student's, teacher's outputs
 
@@ -66,14 +71,16 @@ class Distil(Override):
 
     def model(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""
-        import copy
-
+        from wellfit.overrides.model._copies import own_copy
         from wellfit.overrides.slim._files import Unlike
         from wellfit.overrides.words import in_short
 
+        if self.teacher is not None:
+            self._teachers[root] = self._own_teacher(program, root)
+            return
         with program.unseen():
             try:
-                teacher = copy.deepcopy(root)
+                teacher = own_copy(root)
             except Exception as error:
                 raise WellfitError(f"{type(root).__name__} cannot be copied ({in_short(error)})") from None
             try:
@@ -82,6 +89,22 @@ class Distil(Override):
                 self.left_out(type(root).__name__, str(unlike))
                 return
             self._teachers[root] = teacher.eval().requires_grad_(False)
+
+    def _own_teacher(self, program: Program, root: nn.Module) -> nn.Module:
+        """The user's own, on the device of the student; built once."""
+        from wellfit.overrides.slim._builder import built
+        from wellfit.overrides.slim._files import Unlike
+        from wellfit.overrides.traceless import same_random_numbers
+
+        if self._built is None:
+            with program.unseen(), same_random_numbers():
+                made = built(self.teacher or "", "teacher of distil")
+                try:
+                    self._weights.put_into(made)
+                except Unlike as unlike:
+                    raise WellfitError(f"teacher of distil: {unlike}") from None
+                self._built = made.eval().requires_grad_(False)
+        return self._built.to(next(root.parameters()).device)  # type: ignore[no-any-return]
 
     def after_forward(self, program: Program, root: nn.Module, call: ForwardCall) -> None:
         """See `Override`."""

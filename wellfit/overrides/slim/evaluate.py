@@ -52,7 +52,6 @@ class Evaluate(Watching):
     )
     _roots: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, init=False)
     _ended: bool = field(default=False, init=False)
-    _running: bool = field(default=True, init=False)
 
     def begin(self, program: Program) -> None:
         """See `Override`."""
@@ -98,14 +97,13 @@ class Evaluate(Watching):
         program.keep_record()
         said = ", ".join(f"{key} {found[key]:.5g}" for key in ("loss", "accuracy") if found[key] is not None)
         self.changed(f"evaluated {found['samples']} samples" + f": {said}" * bool(said))
-        if self._running and not self.whole:
+        if not self._evaluations.ending and not self.whole:
             say(f"ended after the first evaluation, as --override evaluate asks: {self.changes[-1]}")
             program.stopped(self)
             raise SystemExit(0)
 
     def end(self, program: Program) -> None:
         """See `Override`."""
-        self._running = False
         super().end(program)
         if not self._ended:
             from wellfit.probe.fence import say

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wellfit.overrides.program import Program
+    from wellfit.overrides.slim._saliency import Squares
     from wellfit.overrides.slim._weights import Model, Weight
 
 _UPDATES = 100  # masks that are made while the share of zeros grows
+_CLEAR = 2.0  # over the share of this time from which on rows and columns are believed in full
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,16 +31,22 @@ class Prune(Stage):
     What it changes: the smallest weights of the model's layers (matrices, kernels and tables; with biases:on biases
     too) become 0, exactly `amount` of all of them at the end. *global*: all layers have one threshold; *layer*: the
     same share in each; *lamp*: one threshold for w^2 over the sum of the squares of all weights of the layer that are
-    no smaller. *cubic*: between `start` and `until` the share grows as amount (1 - (1 - t)^3); *once*: at `start`. With
-    group:2:4 of each 4 neighbours along the input 2 are kept. `layers` gives single layers an amount of their own;
-    with 0 they are left alone. Every layer keeps at least 8 weights.
+    no smaller; *bits*: one threshold for w^2 over the bits that the weight costs in a file, which are fewer where more
+    of its row and column are kept. So rows and columns are left full or empty, which a context-mixing coder makes use
+    of. importance:gradient multiplies w^2 by the root of the running mean of the weight's squared gradients, plus a
+    tenth of its layer's: what the loss would lose, whatever the layer; before the first gradients all are alike.
+    *cubic*: between `start` and `until` the share grows as amount (1 - (1 - t)^3); *steep*: what is kept shrinks by
+    factors, 1 - (1 - amount)^(1 - (1 - t)^1.5), which leaves the last weights more time where few are kept; *once*: at
+    `start`. With group:2:4 of each 4 neighbours along the input 2 are kept. `layers` gives single layers an amount of
+    their own; with 0 they are left alone. Every layer keeps at least 8 weights; biases may lose all.
     Between two steps the parameters hold the pruned weights, so that the script evaluates and saves them; an
     optimizer's step acts on the weights behind them. With regrow:on these go on moving with the gradient at their place
     (straight through), and one that has grown comes back when the next mask is made; with regrow:off what is 0 stays 0.
     After `until` the mask stays. Weights that the script loads are pruned again, by their size.
 
-    When it helps: for a small file (zeros cost next to nothing there), together with share. Zeros alone make nothing
-    faster: the same products are computed.
+    When it helps: for a small file (zeros cost next to nothing there), together with share. Where 95 % and more shall
+    be 0, scope:bits,importance:gradient,schedule:steep,regrow:off keeps more of the accuracy. Zeros alone make
+    nothing faster: the same products are computed.
 
     Safety: unsafe; another network is trained. It takes memory for two more copies of the weights.
 
@@ -48,7 +56,7 @@ class Prune(Stage):
 
     References: Han, Pool, Tran, Dally, Learning both Weights and Connections for Efficient Neural Networks (2015); Zhu,
     Gupta, To prune, or not to prune (2017); Lee et al., Layer-adaptive sparsity for the Magnitude-based Pruning (2021);
-    Mishra et al., Accelerating Sparse Deep Neural Networks (2021).
+    Mishra et al., Accelerating Sparse Deep Neural Networks (2021); LeCun, Denker, Solla, Optimal Brain Damage (1990).
     """
 
     name = "prune"
@@ -59,8 +67,9 @@ class Prune(Stage):
     rank = 30
 
     amount: float | None = number("share of the weights that are 0 at the end", low=0, high=1, default=None)
-    scope: str = choice("what is compared", ("global", "layer", "lamp"), default="global")
-    schedule: str = choice("how the share grows", ("cubic", "once"), default="cubic")
+    scope: str = choice("what is compared", ("global", "layer", "lamp", "bits"), default="global")
+    importance: str = choice("what a weight's square is multiplied by", ("none", "gradient"), default="none")
+    schedule: str = choice("how the share grows", ("cubic", "steep", "once"), default="cubic")
     start: float = number("share of the run's steps after which it begins", low=0, high=1, default=0.0)
     until: float = number("share of the run's steps after which the whole amount is 0", low=0, high=1, default=0.5)
     steps: int | None = whole("optimizer steps of the run", default=None)
@@ -70,6 +79,7 @@ class Prune(Stage):
     layers: str | None = text("amounts of single layers, as in fc1=0.95;conv*=0.5 (0: left alone)", default=None)
 
     _masks: weakref.WeakKeyDictionary[Weight, Tensor] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _squares: Squares = field(init=False)
     _reached: weakref.WeakKeyDictionary[Model, float] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _loaded: weakref.WeakSet[Model] = field(default_factory=weakref.WeakSet, init=False)
     _own: Patterns = field(init=False)
@@ -85,7 +95,8 @@ class Prune(Stage):
         self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")
         if self.group is not None:
             self._neighbours = _neighbours(self.group)
-            if self.amount is not None or self.layers is not None or self.scope != "global":
+            others = self.scope != "global" or self.importance != "none"
+            if self.amount is not None or self.layers is not None or others:
                 raise WellfitError(
                     f"prune=group:{self.group} says itself how many weights are kept: leave out the rest"
                 )
@@ -107,6 +118,19 @@ class Prune(Stage):
         else:
             zeros = sum(_zeros(weights, amount) for weights, amount in parts)
             self.changed(f"{what} {zeros} become 0{self._span.until}")
+
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        from wellfit.overrides.slim._saliency import Squares
+
+        super().begin(program)
+        self._squares = Squares()
+
+    def see_gradients(self, model: Model) -> None:
+        """See `Stage`."""
+        if self.importance == "gradient" and self._reached.get(model) != 1.0:
+            for weight in model.weights:
+                self._squares.see(weight)
 
     def acts(self, step: int) -> bool:
         """See `Stage`."""
@@ -152,7 +176,7 @@ class Prune(Stage):
             return value
         if not self.regrow and weight.latent is not None:
             weight.latent.mul_(mask)
-        return value * mask
+        return value.masked_fill(~mask, 0)  # not a product: that makes -0 of negative weights, which a file keeps
 
     def _parts(self, weights: list[Weight]) -> list[tuple[list[Weight], float]]:
         """What is compared with each other, and the share that becomes 0."""
@@ -173,22 +197,39 @@ class Prune(Stage):
     def _choose(self, weights: list[Weight], values: list[Tensor], amount: float, progress: float) -> None:
         import math
 
-        from wellfit.overrides.slim._masks import FEWEST, best, cubic, lamp, n_of_m
+        from wellfit.overrides.slim._masks import FEWEST, best, cubic, n_of_m, steep
 
-        scores = [lamp(value) if self.scope == "lamp" else value.abs() for value in values]
+        count = sum(value.numel() for value in values)
+        scores = [self._score(weight, value, progress) for weight, value in zip(weights, values, strict=True)]
         if self._neighbours is not None:
             kept = [
                 n_of_m(value, weight.inputs, *self._neighbours) for weight, value in zip(weights, values, strict=True)
             ]
             scores = [score.masked_fill(mask, math.inf) for score, mask in zip(scores, kept, strict=True)]
-            zeros = round(cubic(float(sum(int((~mask).sum()) for mask in kept)), progress))
+            all_zeros = sum(int((~mask).sum()) for mask in kept)
         else:
-            zeros = round(cubic(_zeros(weights, amount), progress))
-        masks = best(scores, sum(value.numel() for value in values) - zeros)
-        for weight, mask in zip(weights, masks, strict=True):
+            all_zeros = _zeros(weights, amount)
+        grown = steep(all_zeros / count, progress) * count if self.schedule == "steep" else cubic(all_zeros, progress)
+        fewest = [0 if weight.is_bias else FEWEST for weight in weights]
+        masks = best(scores, count - round(grown), fewest)
+        for weight, mask, least in zip(weights, masks, fewest, strict=True):
             self._masks[weight] = mask
-            if progress == 1 and self.group is None and mask.numel() > FEWEST == int(mask.sum()):
+            if progress == 1 and self.group is None and mask.numel() > least == int(mask.sum()) > 0:
                 self.left_out(weight.name, f"it keeps {FEWEST} weights, the fewest that a layer keeps")
+
+    def _score(self, weight: Weight, value: Tensor, progress: float) -> Tensor:
+        """The higher, the sooner a weight is kept."""
+        from wellfit.overrides.slim._masks import lamp
+        from wellfit.overrides.slim._saliency import bits, worth
+
+        square = self._squares.of(weight) if self.importance == "gradient" else None
+        own = worth(value, square) if self.importance == "gradient" or self.scope == "bits" else value.abs()
+        if self.scope == "lamp":
+            return lamp(own.sqrt() if self.importance == "gradient" else own)
+        mask = self._masks.get(weight)
+        if self.scope != "bits" or mask is None:
+            return own
+        return own / bits(mask, min(1.0, _CLEAR * progress))
 
     def _say_loaded(self, weights: list[Weight], values: list[Tensor], step: int) -> None:
         """Weights that were saved before the whole amount was 0 lose some that no training makes up for."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +53,8 @@ class Scan(Watching):
     file: str = text("path of the file that is written")
     seconds: float = number("time that it may take", above=0, default=30.0)
 
-    _calls: weakref.WeakKeyDictionary[Any, list[tuple[Any, Any]]] = field(
-        default_factory=weakref.WeakKeyDictionary, init=False
-    )
+    # The models are held: at the end of the program nobody else may hold them any more.
+    _calls: dict[Any, list[tuple[Any, Any]]] = field(default_factory=dict, init=False)
     _numbers: int = field(default=0, init=False)
     _done: bool = field(default=False, init=False)
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wellfit.overrides.program import Program
+    from wellfit.overrides.slim._saliency import Squares
     from wellfit.overrides.slim._weights import Model, Weight
 
-_MEMORY = 0.95  # how much of the mean of squared gradients is kept in a step
 _FEW = 4  # a tensor has so many values for each of its clusters at least, but for two clusters
 
 
@@ -53,12 +53,13 @@ class Share(Stage):
     the smallest and the largest. From then on the weights of a cluster move together: its value is the mean of the
     weights behind it, on which the optimizer's steps act. gradient:each gives each of these its own gradient, so that
     the value moves by the mean of the steps; with *mean* or *sum* all of a cluster get the mean or the sum of their
-    gradients, as Deep Compression has it. Clusters stay as they are unless `again` finds them anew every so many steps.
+    gradients, as Deep Compression has it. Clusters stay as they are unless `again` lets each weight go to the cluster
+    that fits it every so many steps, up to `until`; a value that all have left is gone.
     With `rate` a weight may go to a cluster that is farther away and has more weights, where that saves bits in a file
     that is entropy coded: weighted squared error + rate * bits is made small, in units of the layer's variance;
-    importance:gradient weighs by the mean square of each weight's gradient. What is 0 stays 0. A small tensor gets
-    fewer values: one for 4 weights, at least 2. `layers` gives single layers a number of their own; with 0 they are
-    left alone.
+    importance:gradient weighs by the root of the mean square of each weight's gradient. What is 0 stays 0. A small
+    tensor gets fewer values: one for 4 weights, at least 2. `layers` gives single layers a number of their own; with 0
+    they are left alone.
 
     When it helps: for a small file: 16 values take 4 bits, and less where they are entropy coded.
 
@@ -82,7 +83,8 @@ class Share(Stage):
     start: float = number("share of the run's steps after which it begins", low=0, high=1, default=0.0)
     steps: int | None = whole("optimizer steps of the run, where start is not 0", default=None)
     gradient: str = choice("of the weights in a cluster", ("each", "mean", "sum"), default="each")
-    again: int | None = whole("find the clusters anew every so many steps", default=None)
+    again: int | None = whole("let weights change their clusters every so many steps", low=1, default=None)
+    until: float = number("share of the run's steps after which they change no more", low=0, high=1, default=1.0)
     rate: float = number("price of a bit, in units of the layer's variance", low=0, default=0.0)
     importance: str = choice("what an error is weighed by", ("none", "gradient"), default="none")
     biases: bool = switch("biases are shared too", default=False)
@@ -91,12 +93,19 @@ class Share(Stage):
     _own: Patterns = field(init=False)
     _span: Span = field(init=False)
     _shared: weakref.WeakKeyDictionary[Weight, _Shared] = field(default_factory=weakref.WeakKeyDictionary, init=False)
-    _squares: weakref.WeakKeyDictionary[Weight, Tensor] = field(default_factory=weakref.WeakKeyDictionary, init=False)
+    _squares: Squares = field(init=False)
 
     def check(self) -> None:
         """See `Override`."""
         self._span = Span("share", self.start, self.start, self.steps)
         self._own = Patterns(self.layers, replace(parameters_of(Share)["values"], low=0), "layers of share")
+
+    def begin(self, program: Program) -> None:
+        """See `Override`."""
+        from wellfit.overrides.slim._saliency import Squares
+
+        super().begin(program)
+        self._squares = Squares()
 
     def taken_on(self, model: Model) -> None:
         """See `Stage`."""
@@ -130,8 +139,7 @@ class Share(Stage):
             if gradient is None or not self._most(weight):
                 continue
             if self.importance == "gradient":
-                known, square = self._squares.get(weight), gradient.float().square()
-                self._squares[weight] = square if known is None else known.lerp_(square, 1 - _MEMORY)
+                self._squares.see(weight)
             shared = self._shared.get(weight)
             if shared is not None and self.gradient != "each":
                 self._together(shared, gradient)
@@ -162,14 +170,19 @@ class Share(Stage):
     def _made(self, weight: Weight, value: Tensor, step: int) -> Tensor:
         import torch
 
-        from wellfit.overrides.slim._clusters import means
+        from wellfit.overrides.slim._clusters import means, moved
 
         shared = self._shared.get(weight)
         alive = value != 0
-        if shared is None or not shared.count or (self.again is not None and step >= shared.made + self.again):
+        if shared is None or not shared.count:
             shared = self._found(weight, value, alive, step)
-        elif not torch.equal(shared.alive, alive):
-            shared = self._followed(weight, shared, value, alive, step)
+        else:
+            if not torch.equal(shared.alive, alive):
+                shared = self._followed(weight, shared, value, alive, step)
+            if shared.count and self._is_due(shared, step):
+                weighed = self._importance(weight, alive)
+                centres, numbers = moved(value[alive], shared.numbers, shared.count, weighed, self.rate)
+                shared = _Shared(alive, numbers, len(centres), step)
         self._shared[weight] = shared
         if not shared.count:
             return value
@@ -179,6 +192,12 @@ class Share(Stage):
         made = torch.zeros_like(value).flatten()
         made[shared.places] = centres.to(value.dtype)[shared.numbers]
         return made.view(value.shape)
+
+    def _is_due(self, shared: _Shared, step: int) -> bool:
+        """Whether weights may change their clusters now."""
+        if self.again is None or step < shared.made + self.again:
+            return False
+        return self.steps is None or step <= self.until * self.steps
 
     def _found(self, weight: Weight, value: Tensor, alive: Tensor, step: int) -> _Shared:
         import torch
@@ -194,9 +213,14 @@ class Share(Stage):
             return _Shared(alive, live.long(), 0, step)
         if len(distinct) <= self._most(weight):  # they are shared already, in a file that the run began with, say
             return _Shared(alive, numbers, len(distinct), step)
-        square = self._squares.get(weight)
-        centres, numbers = clusters(live, self._most(weight), None if square is None else square[alive], self.rate)
+        centres, numbers = clusters(live, self._most(weight), self._importance(weight, alive), self.rate)
         return _Shared(alive, numbers, len(centres), step)
+
+    def _importance(self, weight: Weight, alive: Tensor) -> Tensor | None:
+        from wellfit.overrides.slim._saliency import curvature
+
+        square = self._squares.of(weight) if self.importance == "gradient" else None
+        return None if square is None else curvature(square)[alive]
 
     def _followed(self, weight: Weight, shared: _Shared, value: Tensor, alive: Tensor, step: int) -> _Shared:
         """The clusters where other weights are 0 now: one that comes back goes to the nearest."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wellfit.errors import WellfitError
+from wellfit.slim.drive.filing import changes_beside, write_file
 from wellfit.slim.drive.layers import Network, network_of
 from wellfit.slim.drive.metric import WHAT_TO_DO, Metric, Said, choose
 from wellfit.slim.drive.options import SlimOptions
@@ -81,6 +82,9 @@ class Base:
             weights = self._work.folder / _LOADED / _WEIGHTS
             self._runs.tell(f"judged by {metric.source}: {metric.shown(told['value'])} with {self._options.start.name}")
         network = network_of(weights.with_suffix(".json"), self._work.folder / _LOADED / _SCAN)
+        if changes_beside(weights):  # the checkpoint is a file of a changed structure, which is to be made again
+            write_file(weights, network, weights.with_suffix(".wfz"), is_rounded=False)
+            weights = weights.with_suffix(".wfz")
         return Dense(
             network, weights, metric, told["value"], trained["steps"], trained["seconds"], told["seconds"]
         )  # fmt: skip

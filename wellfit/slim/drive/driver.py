@@ -14,6 +14,7 @@ from wellfit.launch.short_run import Launcher
 from wellfit.launch.voice import Voice
 from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Base, Dense
+from wellfit.slim.drive.faster import Faster
 from wellfit.slim.drive.giving import check_to, give
 from wellfit.slim.drive.options import SlimOptions, time_text
 from wellfit.slim.drive.plan import Plan, again, checked, planned, read_plan_text, write_plan
@@ -25,7 +26,10 @@ from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.tries import Tries, Try
 from wellfit.slim.drive.work import Work, work_of
 
-OWN = ("seed", "save-aside", "start", "keep-weights", "evaluate", "scan", "prune", "share", "distil", "stop-after")
+OWN = (
+    "seed", "save-aside", "start", "keep-weights", "evaluate", "scan", "prune", "share", "distil", "stop-after",
+    "restructure", "time-model",
+)  # fmt: skip
 """Overrides that slim sets itself."""
 
 _PROBE = {"overhead": 0.01, "quota": 256_000_000, "every": 0}
@@ -48,6 +52,8 @@ def run_slim(options: SlimOptions) -> int:
         raise WellfitError(f"--override {taken} is what slim sets itself: leave it out")
     if options.start is not None and not options.start.is_file():
         raise WellfitError(f"--from {options.start}: there is no such file")
+    if options.target.is_time and (options.plan or options.only_plan):
+        raise WellfitError("plans are for targets of size: leave --plan and --only-plan out, or give such a target")
     told = None if options.plan is None else read_plan_text(options.plan)
     try:
         cwd = Path.cwd()
@@ -97,6 +103,8 @@ class _Slim:
         dense = self._dense()
         if isinstance(dense, int):
             return dense
+        if self._options.target.is_time:
+            return Faster(self._options, self._work, self._runs, self._label, self._left).made(dense)
         plan = self._first_plan(dense) if told is None else checked(told, dense.network, self._options.plan or Path())
         say(plan_text(plan, dense.network))
         if self._options.only_plan is not None:
@@ -210,7 +218,9 @@ class _Slim:
         """The chosen setting with other random numbers."""
         found = [best]
         for seed in range(1, self._options.seeds):
-            setting = Setting(again(dense.network, best.plan), self._steps(tries, dense), best.is_taught, seed)
+            setting = Setting(
+                again(dense.network, best.plan, best.together), self._steps(tries, dense), best.is_taught, seed
+            )
             known = next((one for one in tries.done() if one.digest == setting.digest), None)
             needed = _needed(tries.done(), dense)
             if known is None and needed > self._left():

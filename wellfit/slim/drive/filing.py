@@ -20,10 +20,10 @@ _LARGEST, _SMALLEST = 60000.0, 1e-4
 
 
 def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -> Written:
-    """Write the file of one try.
+    """Write the file of one try, with the changes that the network's structure went through.
 
     Args:
-        weights: of the safetensors.
+        weights: of the safetensors; what is known of them lies beside them.
         network: whose tensors they are.
         to: the file.
         is_rounded: whether the values that layers share become float16, and biases, norms and what else is of 32 bits
@@ -45,7 +45,16 @@ def write_file(weights: Path, network: Network, to: Path, *, is_rounded: bool) -
         is_single = isinstance(value, np.ndarray) and value.dtype == np.float32
         given[name] = _rounded(value, name in network.weights) if is_rounded and is_single else value  # type: ignore[arg-type]
     given |= {name: Same(owner) for name, owner in tied.items() if owner in given}
-    return write(to, given)
+    return write(to, given, changes=changes_beside(weights))
+
+
+def changes_beside(weights: Path) -> list[dict[str, Any]]:
+    """The changes of the network's structure that keep-weights has noted; none where it noted nothing."""
+    try:
+        told = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return list(told.get("changes", []))
 
 
 def _rounded(array: NDArray[np.float32], is_weight: bool) -> NDArray[np.float32]:
@@ -62,14 +71,15 @@ def _rounded(array: NDArray[np.float32], is_weight: bool) -> NDArray[np.float32]
     return rounded if np.isfinite(rounded).all() else array
 
 
-def _why_left(stored: Stored, network: Network) -> str | None:
+def _why_left(stored: Stored, network: Network, with_biases: bool) -> str | None:
     """Why a tensor was neither pruned nor shared; None if it was, or should have been."""
     if stored.tied_to is not None:
         return f"tied to {stored.tied_to}"
-    return None if stored.name in network.weights else network.why_left(stored.name)
+    why = None if stored.name in network.weights else network.why_left(stored.name)
+    return None if why == "bias" and with_biases else why
 
 
-def described(path: Path, network: Network, plan_of: Mapping[str, Any]) -> list[dict[str, Any]]:
+def described(path: Path, network: Network, plan_of: Mapping[str, Any], with_biases: bool) -> list[dict[str, Any]]:
     """Each tensor of a file, with what was planned and why others were left alone; for the table and the report."""
     from wellfit.slim.wfz import read as read_file
 
@@ -80,6 +90,6 @@ def described(path: Path, network: Network, plan_of: Mapping[str, Any]) -> list[
             "name": stored.name, "shape": list(stored.shape), "parameters": count, "kept": stored.kept,
             "values": stored.distinct, "bits": 8 * stored.bytes / count if count else 0.0, "bytes": stored.bytes,
             "stored_as": stored.kind, "planned_keep": plan_of.get(stored.name),
-            "skipped": _why_left(stored, network),
+            "skipped": _why_left(stored, network, with_biases),
         })  # fmt: skip
     return found

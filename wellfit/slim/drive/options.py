@@ -11,6 +11,7 @@ from wellfit.errors import WellfitError
 
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -19,8 +20,9 @@ class Target:
     """What is to be reached.
 
     Args:
-        kind: "size": as small as can be; "ratio": so many times smaller; "bytes": so many bytes.
-        amount: the ratio or the bytes; 0 for "size".
+        kind: "size": as small as can be; "ratio": so many times smaller; "bytes": so many bytes; "latency": as fast as
+            can be; "speedup": so many times as fast; "milliseconds": a call takes so long.
+        amount: the ratio, the bytes, the speedup or the milliseconds; 0 for "size" and "latency".
     """
 
     kind: str = "size"
@@ -34,10 +36,15 @@ class Target:
         """
         return int(dense / self.amount) if self.kind == "ratio" else int(self.amount)
 
+    @property
+    def is_time(self) -> bool:
+        """Whether it is about how long calls take."""
+        return self.kind in ("latency", "speedup", "milliseconds")
+
     def __str__(self) -> str:
-        if self.kind == "ratio":
-            return f"{self.amount:g}x"
-        return "size" if self.kind == "size" else f"{self.amount:,.0f} bytes"
+        shown = {"ratio": f"{self.amount:g}x", "bytes": f"{self.amount:,.0f} bytes",
+                 "speedup": f"{self.amount:g}x-faster", "milliseconds": f"{self.amount:g} ms"}  # fmt: skip
+        return shown.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class SlimOptions:
         only_plan: where to write the plan, and to do nothing else.
         overrides: of all runs.
         quiet: say nothing on standard error.
+        typed: all words after `wellfit slim`, for the report.
+        batch: samples in a call, by which targets of time are meant.
     """
 
     words: list[str]
@@ -71,13 +80,15 @@ class SlimOptions:
     only_plan: Path | None = None
     overrides: tuple[str, ...] = ()
     quiet: bool = False
+    typed: tuple[str, ...] = ()
+    batch: int = 1
 
 
 def target_of(text: str) -> Target:
     """What `--target` means.
 
     Raises:
-        WellfitError: it is neither "size" nor a ratio nor bytes.
+        WellfitError: it is none of them.
     """
     word = text.strip().lower().replace(" ", "")
     if word == "size":
@@ -89,10 +100,18 @@ def target_of(text: str) -> Target:
     unit = size[2] if size and size[2].endswith("b") else f"{size[2]}b" if size else ""
     if size and unit in _UNITS and float(size[1]) * _UNITS[unit] >= 1:
         return Target("bytes", float(int(float(size[1]) * _UNITS[unit])))
-    why = ""
-    if word == "latency" or re.fullmatch(rf"({_NUMBER})(ms|us|s)", word):
-        why = "; zeros and shared values make a file small, and nothing faster"
-    raise WellfitError(f"--target is size, a ratio such as 50x (above 1x), or bytes such as 30kB, not {text}{why}")
+    if word == "latency":
+        return Target("latency")
+    faster = re.fullmatch(rf"({_NUMBER})x-?faster", word)
+    if faster and float(faster[1]) > 1:
+        return Target("speedup", float(faster[1]))
+    span = re.fullmatch(rf"({_NUMBER})(us|ms|s)", word)
+    if span and float(span[1]) > 0:
+        return Target("milliseconds", float(span[1]) * _MILLISECONDS[span[2]])
+    raise WellfitError(
+        "--target is size, a ratio of bytes such as 50x (above 1x), bytes such as 30kB, latency, a time such as 2ms, "
+        f"or a speed such as 3x-faster (above 1x), not {text}"
+    )
 
 
 def budget_of(text: str) -> float:

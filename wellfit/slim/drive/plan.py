@@ -21,6 +21,8 @@ FEWEST = 8
 
 MOST_VALUES = 4096
 _SMALL = 64  # a tensor of fewer weights is not pruned: its bytes are next to nothing
+_GATHERED = 0.6  # of the bytes, where few weights are kept and gather in rows and columns (0.55 to 0.65 seen)
+_BIAS = 0.3  # bytes of a bias, where biases are pruned and shared
 _ENTRY = 14  # bytes of a tensor in the file beside its name and numbers
 
 
@@ -66,16 +68,20 @@ class Plan:
         model: class of the network.
         layers: those that can be pruned and shared, in the order of the network.
         around: predicted bytes of everything else.
+        together: the layers share out what is kept among themselves while they are trained; `keep` of a layer that is
+            pruned is then only expected, and their sum holds.
     """
 
     model: str
     layers: tuple[Layer, ...]
     around: float
+    together: bool = False
 
     @property
     def predicted(self) -> float:
         """Bytes of the file."""
-        return self.around + sum(layer.predicted for layer in self.layers)
+        fewer = 1 - _GATHERED if self.together else 0.0
+        return self.around + sum((1 - fewer * (1 - layer.keep)) * layer.predicted for layer in self.layers)
 
     @property
     def keep(self) -> float:
@@ -88,10 +94,10 @@ class Plan:
         return tuple((layer.name, layer.keep, layer.values) for layer in self.layers)
 
 
-def again(network: Network, told: Iterable[tuple[str, float, int]]) -> Plan:
-    """The plan of which `Plan.told` told."""
+def again(network: Network, told: Iterable[tuple[str, float, int]], together: bool) -> Plan:
+    """The plan of which `Plan.told` told, and `Plan.together`."""
     layers = tuple(Layer(name, network.tensors[name].count, keep, values) for name, keep, values in told)
-    return Plan(network.model, layers, _around(network))
+    return Plan(network.model, layers, _around(network, together), together)
 
 
 def planned(network: Network, keep: float, values: int) -> Plan:
@@ -107,7 +113,7 @@ def planned(network: Network, keep: float, values: int) -> Plan:
     counts = {name: network.tensors[name].count for name in network.weights}
     shares = _shares({name: math.sqrt(weight) for name, weight in network.weights.items()}, counts, keep)
     layers = tuple(Layer(name, counts[name], shares[name], values) for name in counts)
-    return Plan(network.model, layers, _around(network))
+    return Plan(network.model, layers, _around(network, True), together=True)
 
 
 def _shares(urge: Mapping[str, float], counts: Mapping[str, int], keep: float) -> dict[str, float]:
@@ -128,11 +134,16 @@ def _shares(urge: Mapping[str, float], counts: Mapping[str, int], keep: float) -
     return {name: round(share, 5) for name, share in at(high).items()}
 
 
-def _around(network: Network) -> float:
-    """Biases, norms and buffers have 2 bytes a number; the header and the checksum are about 60."""
-    rest = (tensor for name, tensor in network.tensors.items() if name not in network.weights)
-    names = sum(_ENTRY + len(name) for name in network.tied)
-    return 60.0 + names + sum(min(tensor.bytes, 2 * tensor.count) + _ENTRY + len(tensor.name) for tensor in rest)
+def _around(network: Network, with_biases: bool) -> float:
+    """Norms, buffers and biases that are left alone have 2 bytes a number; the header and the checksum are about 60."""
+    rest = [tensor for name, tensor in network.tensors.items() if name not in network.weights]
+    names = sum(_ENTRY + len(name) for name in network.tied) + sum(_ENTRY + len(tensor.name) for tensor in rest)
+    biases = {tensor.name for tensor in rest if with_biases and network.why_left(tensor.name) == "bias"}
+    return (
+        60.0
+        + names
+        + sum(_BIAS * tensor.count if tensor.name in biases else min(tensor.bytes, 2 * tensor.count) for tensor in rest)
+    )
 
 
 def _entropy(share: float) -> float:
@@ -143,10 +154,11 @@ def _entropy(share: float) -> float:
 
 
 def as_json(plan: Plan, network: Network) -> dict[str, Any]:
-    """A plan as it is saved: of each layer `method`, `keep` and `values` can be edited, the rest is told."""
+    """A plan as it is saved: `together`, and of each layer `method`, `keep` and `values`, can be edited."""
     return {
         "version": VERSION, "model": plan.model, "bytes": network.bytes, "predicted_bytes": round(plan.predicted),
         "predicted_ratio": round(network.bytes / plan.predicted, 2), "keep": round(plan.keep, 5),
+        "together": plan.together,
         "layers": [
             {
                 "name": layer.name, "parameters": layer.parameters,
@@ -212,7 +224,10 @@ def checked(told: dict[str, Any], network: Network, path: Path) -> Plan:
     missing = [name for name in network.weights if name not in layers]
     if missing:
         raise WellfitError(f'{where} says nothing of {missing[0]}: to leave it alone, give it the method "keep"')
-    return Plan(network.model, tuple(layers[name] for name in network.weights), _around(network))
+    together = told.get("together", False)
+    if type(together) is not bool:
+        raise WellfitError(f'{where}: "together" is true or false, not {json.dumps(together)[:60]}')
+    return Plan(network.model, tuple(layers[name] for name in network.weights), _around(network, together), together)
 
 
 def _layer(entry: dict[str, Any], count: int, where: str) -> Layer:

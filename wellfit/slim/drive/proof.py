@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from wellfit import __version__
-from wellfit.record.writing import write_json
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
@@ -47,10 +46,11 @@ def plan_text(plan: Plan, network: Network) -> str:
         ))  # fmt: skip
     left = [name for name in network.tensors if name not in network.weights]
     more = len(plan.layers) - _SHOWN
-    lines = ["", "Plan", *_table(rows, 4)]
+    lines = ["", "Plan", *table(rows, 4)]
     lines += [f"... and {more} more layers"] * (more > 0)
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
+        *["What each layer keeps is settled while it is trained, biases with them; the sum holds."] * plan.together,
         f"{len(left)} other tensors (biases, norms, buffers) are left alone or rounded: {plan.around:,.0f} bytes.",
         f"Predicted: {plan.predicted:,.0f} of {network.bytes:,} bytes, {network.bytes / plan.predicted:.1f}x smaller.",
         "",
@@ -108,7 +108,9 @@ class Proof:
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
         """Of each tensor of the file what became of it."""
-        return described(self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan})
+        return described(
+            self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan}, self.best.together
+        )
 
     @cached_property
     def front(self) -> list[Try]:
@@ -139,7 +141,7 @@ class Proof:
             f"File:   {name}",
             f'Load:   wellfit.slim.load("{name}", model), or without a model for a state_dict',
             f"Look:   wellfit slim inspect {name}",
-            f"Report: {printable(shown_path(str(self.best.folder.parent / 'report.json')), 300)}",
+            f"Report: {printable(shown_path(str(self.best.folder.parent / 'report.html')), 300)}",
         ]
         return "\n".join(lines) + "\n"
 
@@ -148,8 +150,10 @@ class Proof:
         dense, target = self.dense, self.options.target
         values = [one.value for one in self.repeated if one.value is not None]
         return {
-            "version": 1, "wellfit": __version__, "command": self.options.words, "model": dense.network.model,
-            "target": str(target), "keep_accuracy": self.options.keep_accuracy, "met": not self.shortfalls(),
+            "version": 1, "wellfit": __version__, "command": self.options.words, "typed": list(self.options.typed),
+            "model": dense.network.model, "target": str(target),
+            "target_bytes": None if target.kind == "size" else target.bytes_of(dense.network.bytes),
+            "keep_accuracy": self.options.keep_accuracy, "met": not self.shortfalls(),
             "shortfalls": self.shortfalls(), "ends": list(self.ends), "seconds": self.seconds,
             "metric": {**dense.metric.as_json(), "name": dense.metric.name, "source": dense.metric.source},
             "dense": {
@@ -165,14 +169,16 @@ class Proof:
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "bytes": [one.bytes for one in self.repeated],
             },
-            "plan": as_json(again(dense.network, self.best.plan), dense.network),
+            "plan": as_json(again(dense.network, self.best.plan, self.best.together), dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
         }  # fmt: skip
 
     def write(self, work: Any) -> None:
-        """report.json in the work folder."""
-        write_json(work.folder / "report.json", self.as_json())
+        """report.json and its page in the work folder."""
+        from wellfit.slim.page import write_report
+
+        write_report(work.folder, self.as_json())
 
     def _summary(self) -> list[str]:
         dense, best, metric = self.dense, self.best, self.dense.metric
@@ -184,7 +190,7 @@ class Proof:
             ("slim", f"{metric.shown(best.value)} ({metric.points_text(best.lost)})", f"{best.bytes:,}",
              f"{size / best.bytes:.1f}x", f"{1000 * self.decode_seconds:.1f} ms", time_text(best.seconds)),
         ]  # fmt: skip
-        lines = _table(rows, 0)
+        lines = table(rows, 0)
         values = [one.value for one in self.repeated if one.value is not None]
         if len(self.repeated) > 1:
             mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
@@ -211,22 +217,20 @@ class Proof:
             for one in self.layers[:_SHOWN]
         ]  # fmt: skip
         more = len(self.layers) - _SHOWN
-        return [*_table(rows, 6), *[f"... and {more} more tensors"] * (more > 0)]
+        return [*table(rows, 6), *[f"... and {more} more tensors"] * (more > 0)]
 
     def _front(self) -> list[str]:
         metric, size = self.dense.metric, self.dense.network.bytes
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
         rows += [
-            (
-                f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
-                "<- the file" if one == self.best else "",
-            )
+            (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
+             "<- the file" if one == self.best else "")
             for one in self.front
         ]  # fmt: skip
-        return _table(rows, 4)
+        return table(rows, 4)
 
 
-def _table(rows: Sequence[tuple[str, ...]], text_column: int) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], text_column: int) -> list[str]:
     """Lines; the first column and `text_column` stand to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -29,7 +29,7 @@ class Family:
         return one.values == self.values and one.is_taught == self.is_taught
 
 
-FAMILIES = (Family(16), Family(8), Family(8, True), Family(4))
+FAMILIES = (Family(8), Family(16), Family(8, True), Family(4))
 """In the order in which they are tried."""
 
 FIRST = 0.1

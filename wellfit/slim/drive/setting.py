@@ -10,8 +10,9 @@ from typing import Any
 
 from wellfit.slim.drive.plan import Plan
 
-PRUNED_BY, SHARED_FROM = 0.45, 0.5
-"""Shares of a run's steps: by then the whole amount is 0; from then on layers share values."""
+PRUNED_FROM, PRUNED_BY, SHARED_FROM, FREE_UNTIL = 0.03, 0.55, 0.55, 0.95
+"""Shares of a run's steps: from then on weights become 0, by then the whole amount is; from then on layers share
+values, until then a weight may go over to another value."""
 
 TEMPERATURE, TEACHING = 1.0, 0.5
 """Of distillation: what scores are divided by, and the share of the teacher's term in the loss. A higher temperature
@@ -44,24 +45,51 @@ class Setting:
         if self.is_taught:
             told = {"file": str(dense), "temperature": TEMPERATURE, "weight": TEACHING}
             found.append({"override": "distil", **told})
-        pruned = {layer.name: 1 - layer.keep for layer in self.plan.layers if layer.keep < 1}
-        when: dict[str, Any] = {"steps": self.steps} if self.steps else {}
-        if pruned:
-            how = {"until": PRUNED_BY, **when} if when else {"schedule": "once"}
-            layers = ";".join(f"{name}={amount:.5f}" for name, amount in pruned.items())
-            found.append({"override": "prune", "amount": 0, "scope": "layer", "layers": layers, **how})
+        if any(layer.keep < 1 for layer in self.plan.layers):
+            found.append(self._prune())
         shared = {layer.name: layer.values for layer in self.plan.layers}
         if any(shared.values()):
             layers = ";".join(f"{name}={values}" for name, values in shared.items())
-            start = {"start": SHARED_FROM, **when} if when else {}
-            found.append({"override": "share", "values": max(shared.values()), "layers": layers, **start})
+            when = {"start": SHARED_FROM, "again": 1, "until": FREE_UNTIL, "steps": self.steps} if self.steps else {}
+            told = {"values": max(shared.values()), "layers": layers, "biases": self._biases}
+            found.append({"override": "share", **told, **when})
         return found
+
+    @property
+    def _biases(self) -> bool:
+        """Whether biases are pruned and shared: which of them matter is known by their gradients."""
+        return self.plan.together and self.steps is not None
+
+    def _prune(self) -> dict[str, Any]:
+        when = {"start": PRUNED_FROM, "until": PRUNED_BY, "steps": self.steps} if self.steps else {"schedule": "once"}
+        pruned = [layer for layer in self.plan.layers if layer.keep < 1]
+        if not self._biases:
+            layers = ";".join(f"{layer.name}={1 - layer.keep:.5f}" for layer in pruned)
+            return {"override": "prune", "amount": 0, "scope": "layer", "layers": layers, **when}
+        kept = sum(layer.keep * layer.parameters for layer in pruned) / sum(layer.parameters for layer in pruned)
+        alone = ";".join(f"{layer.name}=0" for layer in self.plan.layers if layer.keep >= 1)
+        return {
+            "override": "prune", "amount": round(1 - kept, 5), "scope": "bits", "importance": "gradient",
+            "regrow": False, "biases": True, **when, "schedule": "steep", **({"layers": alone} if alone else {}),
+        }  # fmt: skip
 
     @property
     def digest(self) -> str:
         """Eight letters that no other setting has."""
         text = json.dumps(
-            [self.plan.told, self.steps, self.is_taught, self.seed, PRUNED_BY, SHARED_FROM, TEMPERATURE, TEACHING]
+            [
+                self.plan.told,
+                self.plan.together,
+                self.steps,
+                self.is_taught,
+                self.seed,
+                PRUNED_FROM,
+                PRUNED_BY,
+                SHARED_FROM,
+                FREE_UNTIL,
+                TEMPERATURE,
+                TEACHING,
+            ]
         )
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

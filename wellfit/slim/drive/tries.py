@@ -30,7 +30,8 @@ class Try:
         folder: its own.
         keep: the share of weights that was kept.
         values: different values of a layer; None in a plan of the user's, where layers differ.
-        plan: of each layer its name, the share that was kept, and its values.
+        plan: of each layer its name, the share that was to be kept, and its values.
+        together: see `Plan`.
         steps: that the optimizer made.
         bytes: of the file.
         value: of the metric, by the script, from the file; None if it said none.
@@ -45,6 +46,7 @@ class Try:
     keep: float
     values: int | None
     plan: tuple[tuple[str, float, int], ...]
+    together: bool
     steps: int
     bytes: int
     value: float | None
@@ -69,7 +71,8 @@ class Try:
         """For the record."""
         return {
             "folder": self.folder.name, "keep": self.keep, "values": self.values,
-            "plan": [list(one) for one in self.plan], "steps": self.steps, "bytes": self.bytes,
+            "plan": [list(one) for one in self.plan], "together": self.together, "steps": self.steps,
+            "bytes": self.bytes,
             "metric": self.value, "lost": self.lost if math.isfinite(self.lost) else None, "seconds": self.seconds,
             "taught": self.is_taught, "seed": self.seed, "rounded": self.is_rounded, "digest": self.digest,
         }  # fmt: skip
@@ -111,8 +114,9 @@ class Tries:
         """The try that its JSON tells of."""
         return Try(
             self.work.folder / told["folder"], told["keep"], told["values"],
-            tuple((name, keep, values) for name, keep, values in told["plan"]), told["steps"], told["bytes"],
-            told["metric"], math.inf if told["lost"] is None else told["lost"], told["seconds"], told["taught"],
+            tuple((name, keep, values) for name, keep, values in told["plan"]), told["together"], told["steps"],
+            told["bytes"], told["metric"],
+            math.inf if told["lost"] is None else told["lost"], told["seconds"], told["taught"],
             told["seed"], told["rounded"], told["digest"],
         )  # fmt: skip
 
@@ -142,8 +146,8 @@ class Tries:
         written, value, is_rounded = self._judged(folder, setting.seed, last, seconds)
         lost = self.metric.lost(self.dense_value, value)
         made = Try(
-            folder, setting.plan.keep, values, setting.plan.told, ran.steps, written, value, lost,
-            time.monotonic() - begun, setting.is_taught, setting.seed, is_rounded, setting.digest,
+            folder, setting.plan.keep, values, setting.plan.told, setting.plan.together, ran.steps, written, value,
+            lost, time.monotonic() - begun, setting.is_taught, setting.seed, is_rounded, setting.digest,
         )  # fmt: skip
         self.work.note(name, made.as_json())
         return made
