@@ -96,7 +96,7 @@ def test_each_look_is_undone_bit_for_bit(goal: str) -> None:
     given = Inputs.of(x)
     found, base = scan(model, given, given.resized(1), Judge(model, given), list(METHODS), goal, lambda *told: None)
     again = carried_out(model, found.folds, given).model
-    assert found.folds and any(len(options) > 5 for options in found.layers.values())
+    assert found.folds and found.cuts and (goal == "latency" or all(len(own) > 5 for own in found.layers.values()))
     assert [*map(str, base.modules())] == [*map(str, again.modules())]
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, base.state_dict()[name]), name
