@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slim_models
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,11 +21,15 @@ from wellfit import slim
 from wellfit.errors import WellfitError
 from wellfit.overrides.slim._clusters import clusters
 from wellfit.slim.changes import Unfit
+from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.methods.grid import on_grid
 from wellfit.slim.methods.prune import pruned
 from wellfit.slim.methods.rounding import rounded
 from wellfit.slim.methods.share import shared
+from wellfit.slim.planning.applying import carried_out
+from wellfit.slim.planning.judge import Judge
 from wellfit.slim.planning.plan import FORMAT
+from wellfit.slim.planning.scan import scan
 from wellfit.slim.planning.step import METHODS, Step, checked_steps
 from wellfit.slim.planning.target import Target
 
@@ -82,6 +87,19 @@ def test_a_plan_is_small_keeps_its_promise_and_leaves_the_model(trained: Any, sm
     assert small.whole.lost <= 2.0
     assert model.one.weight is weight and model.training == mode
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("goal", ["size", "latency"])
+def test_each_look_is_undone_bit_for_bit(goal: str) -> None:
+    model, x = slim_models.made("vgg")
+    model.eval()
+    given = Inputs.of(x)
+    found, base = scan(model, given, given.resized(1), Judge(model, given), list(METHODS), goal, lambda *told: None)
+    again = carried_out(model, found.folds, given).model
+    assert found.folds and found.cuts and (goal == "latency" or all(len(own) > 5 for own in found.layers.values()))
+    assert [*map(str, base.modules())] == [*map(str, again.modules())]
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, base.state_dict()[name]), name
 
 
 def test_the_bytes_of_the_whole_are_those_of_the_file(trained: Any, small: slim.Plan, tmp_path: Path) -> None:
@@ -147,6 +165,17 @@ def test_latency_is_claimed_only_from_a_fifth_on(trained: Any) -> None:
     assert made.met == (made.dense.ms >= 1.2 * made.whole.ms)
     if not made.met:
         assert not made.steps and "Nothing is 1.2 times as fast" in str(made)
+
+
+def test_a_model_that_takes_no_single_sample(trained: Any) -> None:
+    class Paired(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.stack([x[::2], x[1::2]]).sum(0))
+
+    model = Paired(20, 10).eval()
+    with pytest.raises(WellfitError, match="does not take a batch of one sample"):
+        slim.plan(model, trained[1], target="latency")
+    assert slim.plan(model, trained[1], methods=["grid"]).met
 
 
 def test_the_table_names_every_layer_and_step(small: slim.Plan) -> None:
@@ -296,7 +325,9 @@ def test_cuts_of_a_read_plan_want_inputs(trained: Any) -> None:
     assert slimmed.model.one.weight.shape == (48, 20) and slimmed.model.two.weight.shape == (32, 48)
 
 
-@pytest.mark.parametrize("text", ["", "2", "x", "-4x", "0x", "nanms", "1e400x", "4 apples", "size please", "infB"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "x", "-4x", "0x", "nanms", "1e400x", "4 apples", "size please", "infB", "2ms-faster"]
+)
 def test_targets_that_are_none(text: str) -> None:
     with pytest.raises(WellfitError, match="is none"):
         Target.of(text)
@@ -306,7 +337,10 @@ def test_targets() -> None:
     assert Target.of("30kB").limit_of(1) == 30_000 and Target.of("2 MiB").limit_of(1) == 2 << 20
     assert Target.of("4x").limit_of(1000) == 250 and Target.of("2ms").limit_of(9) == 2
     assert (
-        Target.of("500us").limit_of(9) == 0.5 and Target.of("2ms").goal == "latency" and Target.of("4X").goal == "size"
+        Target.of("3x-faster").limit_of(9, 6.0) == 2
+        and Target.of("500us").limit_of(9) == 0.5
+        and Target.of("2ms").goal == "latency"
+        and Target.of("4X").goal == "size"
     )
 
 
@@ -323,19 +357,17 @@ def test_arguments_that_are_none(trained: Any) -> None:
         slim.plan(model, x, evaluate=lambda candidate: None)  # type: ignore[arg-type, return-value]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 1 << 30), st.integers(1, 400), st.integers(1, 20), st.sampled_from([0.0, 0.01, 0.3]))
 def test_clusters_of_sorted_values_are_those_of_lloyd(seed: int, count: int, most: int, price: float) -> None:
     torch.manual_seed(seed)
     values = torch.randn(count).mul(4).round().div(4) if seed % 3 == 0 else torch.randn(count)
     centres, numbers = clusters(values, most, price=price)
     slow_centres, slow_numbers = clusters(values, most, torch.ones(count), price)
-    error, slow = ((values - c[n]).square().mean() for c, n in ((centres, numbers), (slow_centres, slow_numbers)))
     assert len(centres) <= most and bool((centres.diff() > 0).all()) and numbers.unique().numel() == len(centres)
-    if len(centres) == len(slow_centres):
-        assert torch.allclose(centres, slow_centres, atol=0.02) or abs(float(error - slow)) < 0.02 * float(
-            values.var() + 1e-6
-        )
+    assert torch.equal(numbers, (values.double()[:, None] - centres).abs().argmin(1)) or price > 0
+    if seed % 3:  # values that are alike may lie between two clusters, and go either way
+        assert torch.allclose(centres, slow_centres, atol=1e-4) and torch.equal(numbers, slow_numbers)
 
 
 def test_values_that_are_changed() -> None:

@@ -96,7 +96,14 @@ def _from_model(given: argparse.Namespace, command: list[str]) -> int:
 
     if command:
         raise WellfitError(f"--model makes the model, so no script is run: leave {command[0]!r} out")
-    for name, default in (("start", None), ("metric", None), ("seeds", "1"), ("override", []), ("budget", "10m")):
+    for name, default in (
+        ("start", None),
+        ("metric", None),
+        ("seeds", "1"),
+        ("batch", "1"),
+        ("override", []),
+        ("budget", "10m"),
+    ):
         if getattr(given, name) != default:
             name = "from" if name == "start" else name
             raise WellfitError(f"--{name} is for scripts: without one nothing is trained")

@@ -15,9 +15,10 @@ from wellfit.slim.measure.running import device_of
 from wellfit.slim.methods.checked import said
 from wellfit.slim.planning.choose import Steps
 from wellfit.slim.planning.judge import Evaluate, Judge
+from wellfit.slim.planning.layers import layer_kinds, one_sample
 from wellfit.slim.planning.options import BY_GOAL
 from wellfit.slim.planning.plan import Plan, Skipped, checked_keep
-from wellfit.slim.planning.scan import Progress, Scan, layer_kinds, scan
+from wellfit.slim.planning.scan import Progress, Scan, scan
 from wellfit.slim.planning.search import Search
 from wellfit.slim.planning.step import METHODS, unknown_method
 from wellfit.slim.planning.target import Target
@@ -69,9 +70,12 @@ def plan(
     judge = Judge(dense, given, evaluate)
     used = list(methods) if methods is not None else list(BY_GOAL[goal.goal])
     tell = progress or (lambda what, number, count: None)
+    one = one_sample(dense, given)
+    if one is None and goal.goal == "latency":
+        raise WellfitError("the model does not take a batch of one sample, of which the latency is to be measured")
     with torch.random.fork_rng(devices=[]):
-        found, _ = scan(dense, given, judge, used, goal.goal, tell)
-        search = Search(dense, given, judge, found, goal, keep, tell)
+        found, _ = scan(dense, given, one, judge, used, goal.goal, tell)
+        search = Search(dense, given, one, judge, found, goal, keep, tell)
         best = search.best()
     skipped = tuple(_skipped(dense, found, best.steps, used, methods is not None))
     return Plan(

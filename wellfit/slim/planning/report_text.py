@@ -22,7 +22,7 @@ def report_text(told: Mapping[str, Any]) -> str:
         *(f"{one['dense']['p50']:.3g}" for one in told["latency"]), "",
     ))  # fmt: skip
     rows.append((
-        "slim", f"{_metric(metric['slim'], metric)} ({-metric['lost']:+.2f})", f"{size_of['slim']:,}",
+        "slim", f"{_metric(metric['slim'], metric)} ({0.0 - metric['lost']:+.2f})", f"{size_of['slim']:,}",
         f"{size_of['ratio']:.1f}x", *(_speed(one) for one in told["latency"]), f"{told['decode_ms']:.1f} ms",
     ))  # fmt: skip
     lines = [f"Proof: {printable(told['file'], 300)}, measured after it was read again", *table(rows, (0,))]

@@ -23,9 +23,10 @@ from wellfit.slim.methods.fold import folds
 from wellfit.slim.methods.importance import magnitude
 from wellfit.slim.methods.masked import gone_of, zero
 from wellfit.slim.methods.trial import FASTER, Alone, given_to
-from wellfit.slim.planning.applying import carried_out, change_values, parameters_of, take, weights_of
+from wellfit.slim.planning.applying import carried_out, change_values, take
 from wellfit.slim.planning.coding import estimated
 from wellfit.slim.planning.judge import Judge
+from wellfit.slim.planning.layers import weighty
 from wellfit.slim.planning.options import CUT, Stack, stacks
 from wellfit.slim.planning.step import VALUES, Step
 
@@ -82,13 +83,20 @@ class Scan:
 
 
 def scan(
-    model: nn.Module, inputs: Inputs, judge: Judge, methods: Sequence[str], goal: str, progress: Progress
+    model: nn.Module,
+    inputs: Inputs,
+    one: Inputs | None,
+    judge: Judge,
+    methods: Sequence[str],
+    goal: str,
+    progress: Progress,
 ) -> tuple[Scan, nn.Module]:
     """Look at each layer.
 
     Args:
         model: is not changed.
         inputs: an example batch, on the model's device.
+        one: a batch of one sample, for latency.
         judge: of this model.
         methods: that may be used.
         goal: "size" or "latency".
@@ -101,10 +109,9 @@ def scan(
     if "fold" in methods:
         _fold(model, inputs, found)
     base = carried_out(model, found.folds, inputs).model
-    layers = _layers(base, found)
-    one = inputs.resized(1) if goal == "latency" else inputs
-    given = given_to(base, one, layers) if goal == "latency" else {}
-    times = {time.name: time for time in by_layer(base, one, seconds=0.5)} if goal == "latency" else {}
+    layers, found.tied = weighty(base)
+    given = given_to(base, one, layers) if one is not None and goal == "latency" else {}
+    times = {time.name: time for time in by_layer(base, one, seconds=0.5)} if one is not None and given else {}
     for number, (name, layer) in enumerate(layers.items(), 1):
         progress(name, number, len(layers))
         if goal == "latency":
@@ -125,24 +132,6 @@ def scan(
         if torch.is_tensor(tensor) and id(tensor) not in own
     )
     return found, base
-
-
-def _layers(model: nn.Module, found: Scan) -> dict[str, nn.Module]:
-    """Layers with weights, without those whose weights are those of an earlier one."""
-    owners: dict[int, str] = {}
-    layers = {}
-    for name, module in model.named_modules():
-        weights = list(weights_of(module)) if any(True for _ in module.parameters(recurse=False)) else []
-        weights = [weight for weight in weights if any(weight is own for own in module.parameters(recurse=False))]
-        if not weights:
-            continue
-        tied = next((owners[id(weight)] for weight in weights if id(weight) in owners), None)
-        if tied is not None:
-            found.tied[name] = tied
-            continue
-        owners |= {id(weight): name for weight in weights}
-        layers[name] = module
-    return layers
 
 
 def _fold(model: nn.Module, inputs: Inputs, found: Scan) -> None:
@@ -288,12 +277,3 @@ def _milliseconds_saved(base: nn.Module, step: Step, inputs: Inputs) -> float:
         return math.nan
     pair = compare(base, made.model, inputs, batch=1, seconds=2 * _SECONDS)
     return pair.first.p50 * (1 / pair.speedup - 1) if pair.speedup > 1 else 0.0
-
-
-def layer_kinds(model: nn.Module) -> dict[str, tuple[str, int]]:
-    """By layer with parameters of its own its class and how many numbers it holds."""
-    return {
-        name: (type(module).__name__, parameters_of(module))
-        for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    }

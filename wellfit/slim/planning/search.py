@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from wellfit.errors import WellfitError
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.measure.latency import by_layer, compare
+from wellfit.slim.measure.latency import by_layer, compare, latency
 from wellfit.slim.measure.size import size
 from wellfit.slim.methods.trial import FASTER
 from wellfit.slim.planning.applying import carried_out
 from wellfit.slim.planning.choose import Steps, chosen
 from wellfit.slim.planning.coding import coded, file_bytes, tensors_of
 from wellfit.slim.planning.judge import Judge
+from wellfit.slim.planning.layers import layer_kinds
 from wellfit.slim.planning.plan import LayerForecast, Point
-from wellfit.slim.planning.scan import Progress, Scan, layer_kinds
+from wellfit.slim.planning.scan import Progress, Scan
 from wellfit.slim.planning.target import Target
 
 _ROUNDS = 10  # whole models that are measured
@@ -34,6 +33,7 @@ class Search:
 
     Args:
         model: the dense one; inputs: an example batch on its device; judge: of it.
+        one: a batch of one sample, if the model takes such.
         scan: what was found of its layers.
         goal, keep: what is wanted, and the points that may be lost.
         tell: hears of each model that is measured.
@@ -41,6 +41,7 @@ class Search:
 
     model: nn.Module
     inputs: Inputs
+    one: Inputs | None
     judge: Judge
     scan: Scan
     goal: Target
@@ -49,8 +50,10 @@ class Search:
     points: dict[Steps, Point] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.limit = self.goal.limit_of(size(self.model).bytes)
-        self.dense = Point(size(self.model).bytes, self._milliseconds(self.model)[0], 0.0, 0.0)
+        timed = self.goal.goal == "latency" and self.one is not None
+        milliseconds = latency(self.model, self.one, seconds=_SECONDS).p50 if timed and self.one else None
+        self.dense = Point(size(self.model).bytes, milliseconds, 0.0, 0.0)
+        self.limit = self.goal.limit_of(self.dense.bytes, milliseconds)
 
     def best(self) -> Point:
         """By bisection of the price of error: for the limit, and where it cannot be met so, for what may be lost."""
@@ -92,7 +95,7 @@ class Search:
         """What is expected of each layer under the steps of a point."""
         made = carried_out(self.model, point.steps, self.inputs).model
         sizes = coded(tensors_of(made), small=False)
-        one = self._one()
+        one = self.one
         times = [dict(_times(model, one)) for model in (self.model, made)] if one is not None else [{}, {}]
         moved = self._moved_alone(point.steps)
         kinds = layer_kinds(self.model)
@@ -111,7 +114,7 @@ class Search:
             self.tell("the whole model", len(self.points) + 1, 0)
             made = carried_out(self.model, steps, self.inputs)
             verdict = self.judge.of(made.model)
-            milliseconds = self._milliseconds(made.model)[1] if self.goal.goal == "latency" else None
+            milliseconds = self._milliseconds(made.model)
             self.points[steps] = Point(
                 file_bytes(made.model, made.changes), milliseconds, max(0.0, verdict.lost), verdict.moved, made.steps
             )
@@ -139,28 +142,11 @@ class Search:
             return math.inf if point.ms is None else point.ms
         return point.bytes
 
-    def _one(self) -> Inputs | None:
-        """One sample, if the model takes it."""
-        try:
-            one = self.inputs.resized(1)
-            with torch.no_grad():
-                one.copied().call(self.model)
-        except Exception:
+    def _milliseconds(self, model: nn.Module) -> float | None:
+        """Of a call with one sample: those of the dense model, over how many times as fast this one is."""
+        if self.goal.goal != "latency" or self.one is None or self.dense.ms is None:
             return None
-        return one
-
-    def _milliseconds(self, model: nn.Module) -> tuple[float | None, float | None]:
-        """Of a call with one sample, of the dense model and of this one: in turn, so that what slows one slows both."""
-        one = self._one()
-        if one is None:
-            if self.goal.goal == "latency":
-                raise WellfitError(
-                    "the model does not take a batch of one sample, which is what latency is measured on"
-                )
-            return None, None
-        pair = compare(self.model, model, one, seconds=_SECONDS)
-        base = self.dense.ms if hasattr(self, "dense") and self.dense.ms is not None else pair.first.p50
-        return pair.first.p50, base / pair.speedup
+        return self.dense.ms / compare(self.model, model, self.one, seconds=_SECONDS).speedup
 
     def _moved_alone(self, steps: Steps) -> dict[str, float]:
         """From the scan, how far the steps of each layer move the outputs."""
@@ -175,7 +161,7 @@ class Search:
 
 
 def _times(model: nn.Module, one: Inputs) -> Iterator[tuple[str, float]]:
-    for time in by_layer(model, one, seconds=_SECONDS):
+    for time in by_layer(model, one, seconds=_SECONDS / 2):
         yield time.name, time.p50
 
 
