@@ -1,4 +1,4 @@
-"""What is wrong with a slim model, read off the report's numbers: four rules, each a function over its JSON.
+"""What is wrong with a slim model, read off the report's numbers: four kinds, each a function over its JSON.
 
 Nothing here measures; so a rule can be replayed on a saved report, without torch.
 """
