@@ -1,6 +1,6 @@
 """What is wrong with a slim model, read off the report's numbers: four kinds, each a function over its JSON.
 
-Nothing here measures; so a rule can be replayed on a saved report, without torch.
+Nothing here measures; so a saved report can be judged again, without torch.
 """
 
 from __future__ import annotations
