@@ -147,7 +147,7 @@ def test_a_script_that_does_not_fit_is_told_so(tmp_path: Path, script: str, code
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--target", "tiny"), "--target is size, a ratio"),
+        (("--target", "tiny"), "the target is size, a ratio"),
         (("--keep-acc", "-1"), "--keep-acc is a number of points"),
         (("--seeds", "0"), "--seeds is a whole number"),
         (("--from", "gone.pt"), "--from gone.pt: there is no such file"),

@@ -19,7 +19,7 @@ import wellfit.slim
 from wellfit.errors import WellfitError
 from wellfit.slim.drive.faster.search import Outcome, best_of, front, is_fast, next_candidate
 from wellfit.slim.drive.faster.survey import FASTER, UNTRAINED, Candidate
-from wellfit.slim.drive.options import Target, target_of
+from wellfit.slim.target import Target
 
 SCRIPT = """
 import torch
@@ -90,7 +90,7 @@ def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
     ("words", "why"),
     [
         (["--target", "latency", "--only-plan", "p.json"], "plans are for targets of size"),
-        (["--target", "1x-faster"], "a speed such as 3x-faster (above 1x), not 1x-faster"),
+        (["--target", "1x-faster"], "a speed such as 3x-faster (above 1x), not '1x-faster'"),
         (["--batch", "0"], "--batch is a whole number from 1 to 65536, not 0"),
         (["--target", "2ms", "--override", "restructure=svd=0.5"], "is what slim sets itself"),
     ],
@@ -112,19 +112,19 @@ def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], why: str) ->
     ],
 )
 def test_targets_of_time(text: str, target: Target, spoken: str) -> None:
-    assert target_of(text) == target
+    assert Target.of(text) == target
     assert str(target) == spoken and target.is_time
 
 
 @pytest.mark.parametrize("text", ["3x", "30kB", "size"])
 def test_targets_of_size_stay_what_they_are(text: str) -> None:
-    assert not target_of(text).is_time
+    assert not Target.of(text).is_time
 
 
 @pytest.mark.parametrize("text", ["faster", "x-faster", "0ms", "-2ms", "2 minutes"])
 def test_targets_that_mean_nothing(text: str) -> None:
-    with pytest.raises(WellfitError, match="--target is size"):
-        target_of(text)
+    with pytest.raises(WellfitError, match="the target is size"):
+        Target.of(text)
 
 
 # The search ----------------------------------------------------------------------------------------------------------

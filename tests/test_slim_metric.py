@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wellfit.errors import WellfitError
 from wellfit.slim.drive.metric import Metric, Said, choose
-from wellfit.slim.drive.options import budget_of, target_of
+from wellfit.slim.drive.options import budget_of
+from wellfit.slim.target import Target
 
 
 def said(output: str = "", *evaluations: tuple[float | None, float | None]) -> Said:
@@ -89,13 +90,13 @@ def test_what_is_no_number_has_lost_everything() -> None:
     ("text", "bytes_of_a_million"), [("50x", 20_000), ("30kB", 30_000), ("2.5 KiB", 2560), ("1M", 10**6)]
 )
 def test_targets(text: str, bytes_of_a_million: int) -> None:
-    assert target_of(text).bytes_of(1_000_000) == bytes_of_a_million
+    assert Target.of(text).bytes_of(1_000_000) == bytes_of_a_million
 
 
 @pytest.mark.parametrize("text", ["", "1x", "0x", "small", "-3kB", "0.1B", "1x-faster", "-2ms", "30", "1e3x"])
 def test_what_is_no_target_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(WellfitError, match="--target is size, a ratio of bytes such as 50x"):
-        target_of(text)
+    with pytest.raises(WellfitError, match="the target is size, a ratio of bytes such as 50x"):
+        Target.of(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("10 min", 600), ("2h", 7200)])

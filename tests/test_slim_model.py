@@ -305,7 +305,7 @@ def test_a_crash_of_the_users_code_is_one_sentence(digits: Path) -> None:
     [
         (("--model", "mine"), "--model wants a module and a name in it"),
         (("--weights", "none.pt"), "--weights: there is no file none.pt"),
-        (("--target", "soon"), "the target 'soon' is none"),
+        (("--target", "soon"), "not 'soon'"),
         (("--methods", "svt"), 'there is no method "svt"'),
         (("--seeds", "3"), "--seeds is for scripts"),
         (("--plan", "none.json"), "--plan: there is no file none.json"),

@@ -31,7 +31,7 @@ from wellfit.slim.planning.judge import Judge
 from wellfit.slim.planning.plan import FORMAT
 from wellfit.slim.planning.scan import scan
 from wellfit.slim.planning.step import METHODS, Step, checked_steps
-from wellfit.slim.planning.target import Target
+from wellfit.slim.target import Target
 
 
 class Net(nn.Module):
@@ -127,7 +127,7 @@ def test_a_limit_is_kept(trained: Any, target: str) -> None:
     model, x, accuracy = trained
     made = slim.plan(model, x, target=target, keep=3.0, evaluate=accuracy)
     assert made.met and made.whole is not None and made.dense is not None
-    limit = Target.of(target).limit_of(made.dense.bytes)
+    limit = Target.of(target).bytes_of(made.dense.bytes)
     assert limit is not None and made.whole.bytes <= limit and made.whole.lost <= 3.0
 
 
@@ -213,8 +213,8 @@ MISTAKES = [
     ('{"target": "size"}', 'the field "steps" is missing'),
     ('{"stepps": []}', 'no field "stepps" (did you mean "steps"?)'),
     ('{"steps": [], "format": "wellfit slim plan 9"}', FORMAT),
-    ('{"steps": [], "target": "fast"}', "the target 'fast' is none"),
-    ('{"steps": [], "target": 4}', "the target '4' is none"),
+    ('{"steps": [], "target": "fast"}', "not 'fast'"),
+    ('{"steps": [], "target": 4}', "not '4'"),
     ('{"steps": [], "keep": -1}', "keep is to be points"),
     ('{"steps": [], "keep": "1"}', "keep is to be points"),
     ('{"steps": [], "expected": {"whole": 7}}', '"expected" is not as it was written'),
@@ -329,16 +329,16 @@ def test_cuts_of_a_read_plan_want_inputs(trained: Any) -> None:
     "text", ["", "2", "x", "-4x", "0x", "nanms", "1e400x", "4 apples", "size please", "infB", "2ms-faster"]
 )
 def test_targets_that_are_none(text: str) -> None:
-    with pytest.raises(WellfitError, match="is none"):
+    with pytest.raises(WellfitError, match="the target is size"):
         Target.of(text)
 
 
 def test_targets() -> None:
-    assert Target.of("30kB").limit_of(1) == 30_000 and Target.of("2 MiB").limit_of(1) == 2 << 20
-    assert Target.of("4x").limit_of(1000) == 250 and Target.of("2ms").limit_of(9) == 2
+    assert Target.of("30kB").bytes_of(1) == 30_000 and Target.of("2 MiB").bytes_of(1) == 2 << 20
+    assert Target.of("4x").bytes_of(1000) == 250 and Target.of("2ms").milliseconds_of(9) == 2
     assert (
-        Target.of("3x-faster").limit_of(9, 6.0) == 2
-        and Target.of("500us").limit_of(9) == 0.5
+        Target.of("3x-faster").milliseconds_of(6.0) == 2
+        and Target.of("500us").milliseconds_of(None) == 0.5
         and Target.of("2ms").goal == "latency"
         and Target.of("4X").goal == "size"
     )

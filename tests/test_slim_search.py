@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from wellfit.overrides.catalogue import from_json
 from wellfit.slim.drive.layers import Network, Tensor
-from wellfit.slim.drive.options import Target
 from wellfit.slim.drive.plan import FEWEST, Plan, again, planned
 from wellfit.slim.drive.search import STRONGEST, Outcome, front, next_at_size, next_within
 from wellfit.slim.drive.search_plan import FAMILIES, MOST_TRIES, Family, best_of, next_plan
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.tries import Try
+from wellfit.slim.target import Target
 
 Curve = Callable[[float], float]
 

@@ -40,7 +40,8 @@ def run_command(words: list[str]) -> int:
 
 
 def _drive(words: list[str]) -> int:
-    from wellfit.slim.drive.options import SlimOptions, budget_of, target_of
+    from wellfit.slim.drive.options import SlimOptions, budget_of
+    from wellfit.slim.target import Target
 
     parser = Parser(
         "slim", _DESCRIPTION, usage="wellfit slim [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]",
@@ -82,7 +83,7 @@ def _drive(words: list[str]) -> int:
     if given.plan is not None and given.only_plan is not None:
         raise WellfitError("--plan runs a plan and --only-plan writes one: leave one")
     options = SlimOptions(
-        command, target_of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
+        command, Target.of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
         given.metric, _count(given.seeds, "--seeds", 100), given.plan, given.only_plan, tuple(given.override),
         given.quiet, tuple(words), _count(given.batch, "--batch", 65536),
     )  # fmt: skip

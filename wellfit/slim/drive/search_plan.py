@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wellfit.slim.drive.layers import Network
-from wellfit.slim.drive.options import Target
 from wellfit.slim.drive.plan import Plan, planned
 from wellfit.slim.drive.search import STRONGEST, WEAKEST, Outcome, next_at_size, next_within
 from wellfit.slim.drive.tries import Try
+from wellfit.slim.target import Target
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from wellfit.errors import WellfitError
 from wellfit.slim.planning.step import METHODS, unknown_method
-from wellfit.slim.planning.target import Target
+from wellfit.slim.target import Target
 
 _CHILD = Path(__file__).with_name("child.py")
 

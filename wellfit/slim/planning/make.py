@@ -21,7 +21,7 @@ from wellfit.slim.planning.plan import Plan, Skipped, checked_keep
 from wellfit.slim.planning.scan import Progress, Scan, scan
 from wellfit.slim.planning.search import Search
 from wellfit.slim.planning.step import METHODS, unknown_method
-from wellfit.slim.planning.target import Target
+from wellfit.slim.target import Target
 
 
 def plan(
@@ -71,7 +71,7 @@ def plan(
     used = list(methods) if methods is not None else list(BY_GOAL[goal.goal])
     tell = progress or (lambda what, number, count: None)
     one = one_sample(dense, given)
-    if one is None and goal.goal == "latency":
+    if one is None and goal.is_time:
         raise WellfitError("the model does not take a batch of one sample, of which the latency is to be measured")
     with torch.random.fork_rng(devices=[]):
         found, _ = scan(dense, given, one, judge, used, goal.goal, tell)

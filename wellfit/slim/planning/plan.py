@@ -12,7 +12,7 @@ from wellfit.errors import WellfitError
 from wellfit.nearest import did_you_mean
 from wellfit.record.writing import replace_file
 from wellfit.slim.planning.step import Step, checked_steps
-from wellfit.slim.planning.target import Target
+from wellfit.slim.target import Target
 
 FORMAT = "wellfit slim plan 1"
 

@@ -20,7 +20,7 @@ from wellfit.slim.planning.judge import Judge
 from wellfit.slim.planning.layers import layer_kinds
 from wellfit.slim.planning.plan import LayerForecast, Point
 from wellfit.slim.planning.scan import Progress, Scan
-from wellfit.slim.planning.target import Target
+from wellfit.slim.target import Target
 
 _ROUNDS = 10  # whole models that are measured
 _WIDE = (-3.0, 7.0)  # powers of ten of the price of error, relative to what the dense model costs
@@ -50,10 +50,14 @@ class Search:
     points: dict[Steps, Point] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        timed = self.goal.goal == "latency" and self.one is not None
+        timed = self.goal.is_time and self.one is not None
         milliseconds = latency(self.model, self.one, seconds=_SECONDS).p50 if timed and self.one else None
         self.dense = Point(size(self.model).bytes, milliseconds, 0.0, 0.0)
-        self.limit = self.goal.limit_of(self.dense.bytes, milliseconds)
+        self.limit = (
+            self.goal.milliseconds_of(milliseconds)
+            if self.goal.is_time
+            else self.goal.bytes_of(self.dense.bytes) or None
+        )
 
     def best(self) -> Point:
         """By bisection of the price of error: for the limit, and where it cannot be met so, for what may be lost."""
@@ -68,7 +72,7 @@ class Search:
     def is_met(self, point: Point) -> bool:
         """Whether a point reaches the target within what may be lost."""
         return point.lost <= self.keep and self._is_within_limit(point) and (
-            self.goal.text != "latency" or self._is_faster(point)
+            self.goal.kind != "latency" or self._is_faster(point)
         )  # fmt: skip
 
     def _bisect(self, is_too_mild: Callable[[Point], bool]) -> None:
@@ -126,7 +130,7 @@ class Search:
         if met and self.limit is not None:
             return min(met, key=lambda point: (point.lost, point.moved))
         kept = [point for point in points if point.lost <= self.keep]
-        if self.goal.goal == "latency":
+        if self.goal.is_time:
             # What is not clearly faster is not worth its loss.
             kept = [point for point in kept if self._is_faster(point)]
         return min(kept, key=self._cost) if kept else self._measured(chosen(self.scan, math.inf))
@@ -138,13 +142,13 @@ class Search:
         return self.limit is None or self._cost(point) <= self.limit
 
     def _cost(self, point: Point) -> float:
-        if self.goal.goal == "latency":
+        if self.goal.is_time:
             return math.inf if point.ms is None else point.ms
         return point.bytes
 
     def _milliseconds(self, model: nn.Module) -> float | None:
         """Of a call with one sample: those of the dense model, over how many times as fast this one is."""
-        if self.goal.goal != "latency" or self.one is None or self.dense.ms is None:
+        if not self.goal.is_time or self.one is None or self.dense.ms is None:
             return None
         return self.dense.ms / compare(self.model, model, self.one, seconds=_SECONDS).speedup
 

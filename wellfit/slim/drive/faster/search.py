@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wellfit.slim.drive.faster.survey import FASTER, Candidate
-from wellfit.slim.drive.options import Target
+from wellfit.slim.target import Target
 
 _GAIN = 1.05  # times as fast as the best: a candidate that promises less is not tried
 
