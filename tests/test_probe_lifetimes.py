@@ -98,3 +98,35 @@ model(torch.randn(2, 4))
     assert ran.record is not None, ran.err
     assert ran.record.subjects("update") == ["model.weight"]
     assert ran.record.parameters["model.weight"].optimizer == 0
+
+
+FORWARD_ONLY = """
+import gc, torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+
+def alive():
+    gc.collect()
+    return sum(isinstance(one, torch.Tensor) and one.grad_fn is not None for one in gc.get_objects())
+
+for _ in range(50):
+    loss = model(torch.randn(8, 4)).square().mean()
+print(alive() < 10)
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for _ in range(50):
+    optimizer.zero_grad()
+    loss = model(torch.randn(8, 4)).square().mean()
+    loss.backward()
+    optimizer.step()
+print(alive() < 10)
+with torch.no_grad():
+    model(torch.randn(8, 4))
+"""
+
+
+def test_graphs_of_forward_passes_that_no_backward_follows_are_freed_as_ever(run: Run) -> None:
+    assert run(FORWARD_ONLY).lines == ["True", "True"]
+
+
+def test_graphs_are_freed_where_an_override_leaves_backward_out(run: Run) -> None:
+    assert run(FORWARD_ONLY, "evaluate").lines == ["True", "True"]

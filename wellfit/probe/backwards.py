@@ -148,7 +148,7 @@ class Backwards:
         """Write the graph of a loss."""
         if not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
             return
-        if self.trace.calls:
+        if self.trace.logged:
             self._untraced = 0
         else:
             self._untraced += 1

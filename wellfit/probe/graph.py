@@ -40,7 +40,7 @@ def take(loss_node: Any, trace: Trace, layers: Layers) -> list[dict[str, Any]]:
     queue: deque[tuple[Any, tuple[str, Place | None, str | None] | None]] = deque([(loss_node, None)])
     while queue:
         node, above = queue.popleft()
-        call = trace.calls.get(node)
+        call = trace.call_of(node)
         mine = (call.function, call.place, call.layer) if call is not None else above
         entry: dict[str, Any] = {"id": ids[node], "op": node.name().rpartition("::")[2], "next": []}
         if mine is not None:

@@ -205,7 +205,7 @@ def _said(
         "function": op.removesuffix("Backward0").lower(),
         "inputs_finite": True,
     }
-    call = trace.calls.get(node)
+    call = trace.call_of(node)
     if call is not None:
         said["function"], said["layer"] = call.function, call.layer
         if call.place is not None:

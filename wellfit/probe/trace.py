@@ -31,21 +31,24 @@ _DROPOUTS = {
 }  # fmt: skip
 
 
+_KEY = "wellfit"  # in the metadata of an autograd node
+
+
 class Call:
     """One torch call whose result carries gradient."""
 
-    __slots__ = ("function", "layer", "node", "place", "rate", "shapes")
+    __slots__ = ("function", "layer", "place", "rate", "round", "shapes")
 
     def __init__(
         self,
-        node: Any,
+        round: int,
         function: str,
         place: Place | None,
         layer: str | None,
         shapes: list[list[int]],
         rate: float | None,
     ) -> None:
-        self.node = node
+        self.round = round  # of the trace, see `Trace.clear`
         self.function = function
         self.place = place
         self.layer = layer
@@ -56,6 +59,9 @@ class Call:
 class Trace(TorchFunctionMode):
     """Logs calls while it is the innermost mode.
 
+    What is known of a call hangs on the autograd node that it made, and goes with it: a list of nodes here would keep
+    alive the graph of every forward pass that no backward call follows.
+
     Args:
         fence: errors of ours go there.
         layer: gives the name of the innermost layer that is running.
@@ -65,7 +71,8 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.fence = fence
         self.layer = layer
-        self.calls: dict[Any, Call] = {}
+        self.logged = 0  # calls since the last `clear`
+        self._round = 0
         self.cuts: list[dict[str, Any]] = []
         self._leaves: dict[int, tuple[weakref.ref[torch.Tensor], Place | None]] = {}
         self.pushed = False
@@ -101,12 +108,18 @@ class Trace(TorchFunctionMode):
             self._add(name, args, first, cached_place(3), rate)
 
     def _add(self, name: str, args: Any, result: torch.Tensor, place: Place | None, rate: float | None = None) -> None:
-        node = result.grad_fn
+        node: Any = result.grad_fn
         if node is None and result.requires_grad and id(result) not in self._leaves and len(self._leaves) < LEAVES:
             self._leaves[id(result)] = (weakref.ref(result), place)
-        if node is not None and node not in self.calls:
+        if node is not None and self.call_of(node) is None:
             shapes = [shape for a in args if isinstance(a, torch.Tensor) and (shape := shape_of(a)) is not None]
-            self.calls[node] = Call(node, name, place, self.layer(), shapes, rate)
+            node.metadata[_KEY] = Call(self._round, name, place, self.layer(), shapes, rate)
+            self.logged += 1
+
+    def call_of(self, node: Any) -> Call | None:
+        """The logged call that made an autograd node, since the last `clear`."""
+        call: Call | None = node.metadata.get(_KEY)
+        return call if call is not None and call.round == self._round else None
 
     def maker(self, leaf: torch.Tensor) -> Place | None:
         """The line that made a tensor without history, or had it require gradient; None if no logged call did."""
@@ -120,7 +133,7 @@ class Trace(TorchFunctionMode):
         if len(self.cuts) >= 100 or source.numel() <= 1:
             return
         place = cached_place(4)
-        call = self.calls.get(source.grad_fn)
+        call = self.call_of(source.grad_fn)
         self.cuts.append(
             {
                 "function": name,
@@ -159,8 +172,9 @@ class Trace(TorchFunctionMode):
                 self.pushed = False
 
     def clear(self) -> None:
-        """Forget the calls of the step that ended: they hold its graph alive."""
-        self.calls.clear()
+        """Forget the calls of the step that ended."""
+        self._round += 1
+        self.logged = 0
         self.cuts.clear()
         self._leaves.clear()
 
