@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import platform
 import statistics
 import time
@@ -64,7 +65,7 @@ def changed(layer: nn.Module, change: Change) -> nn.Module:
 def pairs() -> Iterator[tuple[str, nn.Module, Change, torch.Tensor]]:
     """What, layer, change, input."""
     wide, conv = nn.Linear(2048, 2048), nn.Conv2d(128, 128, 3, padding=1)
-    lstm, image = nn.LSTM(256, 256, batch_first=True), torch.randn(8, 128, 28, 28)
+    image = torch.randn(8, 128, 28, 28)
     span = (-5.0, 5.0)
     for batch in (1, 32):
         x = torch.randn(batch, 2048)
@@ -75,8 +76,9 @@ def pairs() -> Iterator[tuple[str, nn.Module, Change, torch.Tensor]]:
             yield f"{kind}, linear 2048 x 2048, batch {batch}", wide, Torchao("layer", kind), x
         yield f"binary weights, linear 2048 x 2048, batch {batch}", wide, Binary("layer"), x
         yield f"binary both, linear 2048 x 2048, batch {batch}", wide, Binary("layer", both=True), x
-    for batch in (1, 8):
-        yield f"int8, lstm 256, 32 steps, batch {batch}", lstm, Quantised("layer", "int8"), torch.randn(batch, 32, 256)
+    for width, batch in itertools.product((256, 512, 1024), (1, 8)):
+        lstm, x = nn.LSTM(width, width, batch_first=True), torch.randn(batch, 32, width)
+        yield f"int8, lstm {width}, 32 steps, batch {batch}", lstm, Quantised("layer", "int8"), x
     narrow = nn.LSTM(1024, 256, batch_first=True)
     yield "svd, rank 64, lstm 1024 -> 256, 32 steps, batch 8", narrow, Svd("layer", 64), torch.randn(8, 32, 1024)
     for hidden, rank in ((256, 32), (1024, 128)):

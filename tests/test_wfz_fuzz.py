@@ -28,7 +28,7 @@ def test_nothing_is_found_in_some_seconds(tmp_path: Path) -> None:
 
 def test_too_much_memory_is_found_and_its_file_kept(tmp_path: Path) -> None:
     """With no memory to spare, ordinary tensors are too much."""
-    done = fuzz(tmp_path / "kept", "--seconds", "3", "--memory", "0")
+    done = fuzz(tmp_path / "kept", "--seconds", "8", "--memory", "0")
     assert done.returncode == 1
     assert "MemoryError" in done.stdout or "crash" in done.stdout
     assert list((tmp_path / "kept").glob("1-*.wfz"))

@@ -86,15 +86,7 @@ def finite(weight: torch.Tensor) -> torch.Tensor:
 
 def fill(modules: Any, weights: list[torch.Tensor], bias: torch.Tensor | None) -> None:
     """Give the layers of a chain their weights, and the bias to the last."""
-    import torch
-
-    with torch.no_grad():
-        for module, weight in zip(modules, weights, strict=True):
-            module.weight.copy_(weight.reshape(module.weight.shape))
-        if bias is not None:
-            modules[-1].bias.copy_(bias)
-
-
-def frozen_alike(old: Any, new: Any) -> Any:
-    """What was frozen stays frozen."""
-    return new if any(parameter.requires_grad for parameter in old.parameters()) else new.requires_grad_(False)
+    for module, weight in zip(modules, weights, strict=True):
+        module.weight.copy_(weight.reshape(module.weight.shape))
+    if bias is not None:
+        modules[-1].bias.copy_(bias)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import finite, frozen_alike
-from wellfit.slim.changes._swap import layer_at, like, swap
-from wellfit.slim.changes.change import Change, Unfit
+from wellfit.slim.changes._convs import finite
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import layer_at, like
+from wellfit.slim.changes.change import Unfit
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ MOST_ZEROS = 0.01
 
 
 @dataclass(frozen=True)
-class Binary(Change):
+class Binary(Replacement):
     """A Linear or Conv2d becomes signs in single bits, and scales: the mean of |w| of each output, which is the best
     for given signs (Rastegari et al., XNOR-Net, 2016, equation 6). Lossless for weights that are signs times scales
     already, as a run under `binarise` leaves them; anything else needs such a run.
@@ -31,36 +32,11 @@ class Binary(Change):
     """
 
     name: ClassVar[str] = "binary"
-    layer: str
     both: bool = False
     scaled: bool = False
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        import torch
-
-        from wellfit.slim.native.shape import pack_bytes
-
-        old = self.checked(model)
-        signs, scale, _ = binarised(old.weight)
-        new = self._made(old)
-        with torch.no_grad():
-            new.bits.copy_(pack_bytes(signs))
-            new.scale.copy_(scale)
-            if old.bias is not None:
-                new.bias.copy_(old.bias)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         from torch import nn
 
         old: Any = layer_at(model, self.layer, (nn.Linear, nn.Conv2d))
@@ -78,7 +54,7 @@ class Binary(Change):
 
         options = {"bias": old.bias is not None, "both": self.both, "scaled": self.scaled, **like(old)}
         if isinstance(old, nn.Linear):
-            return frozen_alike(old, BinaryLinear(old.in_features, old.out_features, **options))
+            return BinaryLinear(old.in_features, old.out_features, **options)
         same: dict[str, Any] = {name: getattr(old, name) for name in ("stride", "dilation", "groups", "padding_mode")}
         padding: Any = old.padding
         if padding == "valid":
@@ -86,7 +62,16 @@ class Binary(Change):
         elif padding == "same":
             padding = tuple(d * (k - 1) // 2 for d, k in zip(old.dilation, old.kernel_size))
         sizes = {name: getattr(old, name) for name in ("in_channels", "out_channels", "kernel_size")}
-        return frozen_alike(old, BinaryConv2d(**sizes, padding=padding, **same, **options))
+        return BinaryConv2d(**sizes, padding=padding, **same, **options)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        from wellfit.slim.native.shape import pack_bytes
+
+        signs, scale, _ = binarised(old.weight)
+        new.bits.copy_(pack_bytes(signs))
+        new.scale.copy_(scale)
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
 
 
 def binarised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

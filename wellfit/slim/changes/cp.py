@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import along, check_smaller, conv_at, fill, finite, frozen_alike, pointwise
-from wellfit.slim.changes._swap import check_count, like, swap
-from wellfit.slim.changes.change import Change
+from wellfit.slim.changes._convs import along, check_smaller, conv_at, fill, finite, pointwise
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, like
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ FIT_LIMIT = 1 << 31
 
 
 @dataclass(frozen=True)
-class Cp(Change):
+class Cp(Replacement):
     """A Conv2d (T outputs, S inputs, kernel h x w) becomes four convolutions, a Conv1d (kernel h) three:
 
         1x1: S -> rank;  depthwise h x 1;  depthwise 1 x w;  1x1: rank -> T with the bias
@@ -42,28 +42,10 @@ class Cp(Change):
     """
 
     name: ClassVar[str] = "cp"
-    layer: str
     rank: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        old = self.checked(model)
-        new = self._made(old)
-        factors, _ = cp_factors(old.weight, self.rank)
-        outputs, inputs, *axes = factors
-        fill(new, [inputs.T, *(axis.T for axis in axes), outputs], old.bias)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old = conv_at(model, self.layer)
         check_count(self.layer, "rank", self.rank, FIT_LIMIT // old.weight.numel())
         check_smaller(self.layer, old, cp_parameters(old.weight.shape, self.rank))
@@ -77,7 +59,12 @@ class Cp(Change):
             for axis in range(len(old.kernel_size))
         ]
         last = pointwise(old, self.rank, old.out_channels, bias=old.bias is not None)
-        return frozen_alike(old, nn.Sequential(pointwise(old, old.in_channels, self.rank), *axes, last))
+        return nn.Sequential(pointwise(old, old.in_channels, self.rank), *axes, last)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        factors, _ = cp_factors(old.weight, self.rank)
+        outputs, inputs, *axes = factors
+        fill(new, [inputs.T, *(axis.T for axis in axes), outputs], old.bias)
 
 
 def cp_parameters(shape: tuple[int, ...], rank: int) -> int:

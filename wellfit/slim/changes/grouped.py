@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import conv_at, finite, frozen_alike, geometry
-from wellfit.slim.changes._swap import check_count, like, swap
-from wellfit.slim.changes.change import Change, Unfit
+from wellfit.slim.changes._convs import conv_at, finite, geometry
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, like
+from wellfit.slim.changes.change import Unfit
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Grouped(Change):
+class Grouped(Replacement):
     """A Conv1d or Conv2d (T outputs, S inputs, kernel of k places) becomes one with g groups, `k S T / g` weights,
     whose outputs are then put into another order, so that neighbouring channels come from all groups.
 
@@ -33,33 +34,10 @@ class Grouped(Change):
 
     name: ClassVar[str] = "grouped"
     needs: ClassVar[str] = "distillation from the model as it was"
-    layer: str
     groups: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        import torch
-
-        old = self.checked(model)
-        new = self._made(old)
-        weight, order, _ = assigned(old.weight, self.groups)
-        with torch.no_grad():
-            new.conv.weight.copy_(weight)
-            new.order.copy_(order)
-            if old.bias is not None:
-                new.conv.bias[order] = old.bias
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old = conv_at(model, self.layer, pointwise_fits=True)
         check_count(self.layer, "groups", self.groups, min(old.in_channels, old.out_channels))
         if self.groups < 2 or old.in_channels % self.groups or old.out_channels % self.groups:
@@ -78,7 +56,14 @@ class Grouped(Change):
             **geometry(old),
             **like(old),
         )
-        return frozen_alike(old, ShuffledConv(conv))
+        return ShuffledConv(conv)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        weight, order, _ = assigned(old.weight, self.groups)
+        new.conv.weight.copy_(weight)
+        new.order.copy_(order)
+        if old.bias is not None:
+            new.conv.bias[order] = old.bias
 
 
 def assigned(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import finite, frozen_alike
-from wellfit.slim.changes._swap import layer_at, like, swap
+from wellfit.slim.changes._convs import finite
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import layer_at, like
 from wellfit.slim.changes.change import Change, Unfit
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ LARGEST_E4M3 = 448.0
 
 
 @dataclass(frozen=True)
-class Quantised(Change):
+class Quantised(Replacement):
     """A layer with weights of fewer bits, its state in plain tensors.
 
     Kinds:
@@ -45,39 +46,17 @@ class Quantised(Change):
     """
 
     name: ClassVar[str] = "quantised"
-    layer: str
     kind: str
     group: int = 32
     inputs: tuple[float, float] | None = None
     outputs: tuple[float, float] | None = None
-
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        import torch
-
-        old = self.checked(model)
-        new = self._made(old)
-        with torch.no_grad():
-            if self.kind == TRAINING:
-                new.load_state_dict(old.state_dict())
-            elif self.kind != "bf16":
-                self._fill(old, new)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
 
     def stored(self) -> Change:
         """See `Change.stored`: what was measured lies in the state."""
         return Quantised(self.layer, self.kind, self.group)
 
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old: Any = layer_at(model, self.layer, self._fitting())
         padding = getattr(old, "padding", None)
         if self.kind == "static" and (isinstance(padding, str) or getattr(old, "padding_mode", "zeros") != "zeros"):
@@ -114,7 +93,7 @@ class Quantised(Change):
         if self.kind == "bf16":
             return layers.InBFloat16(old)
         if self.kind == TRAINING:
-            return frozen_alike(old, _rounding(old))
+            return _rounding(old)
         if isinstance(old, nn.RNNBase):
             made: Any = Int8Recurrent(old)  # type: ignore[arg-type]
         elif isinstance(old, nn.Conv2d):
@@ -127,11 +106,16 @@ class Quantised(Change):
                 made = layers.Fp8Linear(*sizes, **like(old))
             else:
                 made = layers.Int8Linear(*sizes, self.kind == "static", **like(old))
-        return frozen_alike(old, made)
+        return made
 
     def _fill(self, old: Any, new: Any) -> None:
         from torch import nn
 
+        if self.kind == "bf16":
+            return
+        if self.kind == TRAINING:
+            new.load_state_dict(old.state_dict())
+            return
         known: dict[str, torch.Tensor] = {}
         if isinstance(old, nn.RNNBase):
             for name, parameter in old.named_parameters():

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, frozen_alike, geometry, pointwise
-from wellfit.slim.changes._swap import check_count, like, swap
-from wellfit.slim.changes.change import Change
+from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, geometry, pointwise
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, like
 from wellfit.slim.changes.svd import factored
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reduced(Change):
+class Reduced(Replacement):
     """A Conv1d or Conv2d (T outputs, S inputs, kernel of k places) becomes two:
 
         1x1: S -> channels;  kernel of k places: channels -> T with the bias
@@ -34,27 +34,10 @@ class Reduced(Change):
 
     name: ClassVar[str] = "reduced"
     needs: ClassVar[str] = "distillation from the model as it was"
-    layer: str
     channels: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        old = self.checked(model)
-        new = self._made(old)
-        reduce, kernel, _ = reduction(old.weight, self.channels)
-        fill(new, [reduce, kernel], old.bias)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old = conv_at(model, self.layer)
         check_count(self.layer, "channels", self.channels, old.in_channels)
         check_smaller(self.layer, old, reduced_parameters(old.weight.shape, self.channels))
@@ -64,7 +47,11 @@ class Reduced(Change):
         from torch import nn
 
         main = type(old)(self.channels, old.out_channels, bias=old.bias is not None, **geometry(old), **like(old))
-        return frozen_alike(old, nn.Sequential(pointwise(old, old.in_channels, self.channels), main))
+        return nn.Sequential(pointwise(old, old.in_channels, self.channels), main)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        reduce, kernel, _ = reduction(old.weight, self.channels)
+        fill(new, [reduce, kernel], old.bias)
 
 
 def reduced_parameters(shape: tuple[int, ...], channels: int) -> int:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, frozen_alike, geometry, pointwise
-from wellfit.slim.changes._swap import check_count, like, swap
-from wellfit.slim.changes.change import Change
+from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, geometry, pointwise
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, like
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Separable(Change):
+class Separable(Replacement):
     """A Conv1d or Conv2d (T outputs, S inputs, kernel of k places) becomes two:
 
         depthwise, kernel of k places: S -> S multiplier, each from its own channel;  1x1: S multiplier -> T, with bias
@@ -33,27 +33,10 @@ class Separable(Change):
 
     name: ClassVar[str] = "separable"
     needs: ClassVar[str] = "distillation from the model as it was"
-    layer: str
     multiplier: int = 1
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        old = self.checked(model)
-        new = self._made(old)
-        depthwise, over_channels, _ = separated(old.weight, self.multiplier)
-        fill(new, [depthwise, over_channels], old.bias)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old = conv_at(model, self.layer)
         most = min(prod(old.kernel_size), old.out_channels)
         check_count(self.layer, "multiplier", self.multiplier, most)
@@ -67,7 +50,11 @@ class Separable(Change):
         places = geometry(old)
         depthwise = type(old)(old.in_channels, wide, groups=old.in_channels, bias=False, **places, **like(old))
         last = pointwise(old, wide, old.out_channels, bias=old.bias is not None)
-        return frozen_alike(old, nn.Sequential(depthwise, last))
+        return nn.Sequential(depthwise, last)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        depthwise, over_channels, _ = separated(old.weight, self.multiplier)
+        fill(new, [depthwise, over_channels], old.bias)
 
 
 def separable_parameters(shape: tuple[int, ...], multiplier: int) -> int:

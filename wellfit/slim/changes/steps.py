@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wellfit.slim.changes._convs import frozen_alike
-from wellfit.slim.changes._swap import check_count, layer_at, swap
-from wellfit.slim.changes.change import Change, Unfit
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, layer_at
+from wellfit.slim.changes.change import Unfit
 from wellfit.slim.changes.svd import factored, largest_rank
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Steps(Change):
+class Steps(Replacement):
     """The recurrent weights W_hh of all layers and directions of an LSTM or GRU become products of two factors.
 
     The layer then goes step by step in Python, not in torch's one fused operation: that pays where the product takes
@@ -30,34 +30,10 @@ class Steps(Change):
     """
 
     name: ClassVar[str] = "steps"
-    layer: str
     rank: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        import torch
-
-        old = self.checked(model)
-        new = self._made(old)
-        known = {name: parameter.detach() for name, parameter in old.named_parameters()}
-        for name in [name for name in known if name.startswith("weight_hh")]:
-            factors = factored(known[name], self.rank)
-            known[name.replace("weight", "first")], known[name.replace("weight", "second")] = factors.a, factors.b
-        with torch.no_grad():
-            for name, parameter in new.named_parameters():
-                parameter.copy_(known[name])
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         from torch import nn
 
         old: Any = layer_at(model, self.layer, (nn.LSTM, nn.GRU))
@@ -73,4 +49,12 @@ class Steps(Change):
     def _made(self, old: Any) -> Any:
         from wellfit.slim.layers.scanned import FactoredSteps
 
-        return frozen_alike(old, FactoredSteps(old, self.rank))
+        return FactoredSteps(old, self.rank)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        known = {name: parameter.detach() for name, parameter in old.named_parameters()}
+        for name in [name for name in known if name.startswith("weight_hh")]:
+            factors = factored(known[name], self.rank)
+            known[name.replace("weight", "first")], known[name.replace("weight", "second")] = factors.a, factors.b
+        for name, parameter in new.named_parameters():
+            parameter.copy_(known[name])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from wellfit.slim.changes._convs import frozen_alike
-from wellfit.slim.changes._swap import check_count, layer_at, like, swap
-from wellfit.slim.changes.change import Change, Unfit
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, layer_at, like
+from wellfit.slim.changes.change import Unfit
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Factors(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Svd(Change):
+class Svd(Replacement):
     """W (m x n) ~ B A with A (rank x n) and B (m x rank): `rank * (m + n)` numbers for `m * n`.
 
     - Linear -> two of them, the bias on the second.
@@ -48,32 +48,10 @@ class Svd(Change):
     """
 
     name: ClassVar[str] = "svd"
-    layer: str
     rank: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        import torch
-
-        old = self.checked(model)
-        new = self._made(old)
-        factors = factored(weight_of(old), self.rank)
-        with torch.no_grad():
-            self._fill(old, new, factors)
-        swap(model, self.layer, frozen_alike(old, new))
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        old = self.checked(model)
-        new = self._made(old)
-        swap(model, self.layer, frozen_alike(old, new))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         from torch import nn
 
         kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU, nn.RNN)
@@ -101,9 +79,10 @@ class Svd(Change):
         second = type(old)(self.rank, old.out_channels, 1, bias=old.bias is not None, **like(old))
         return nn.Sequential(first, second)
 
-    def _fill(self, old: Any, new: Any, factors: Factors) -> None:
+    def _fill(self, old: Any, new: Any) -> None:
         from torch import nn
 
+        factors = factored(weight_of(old), self.rank)
         if isinstance(old, nn.RNNBase):
             new.narrow.weight.copy_(factors.a)
             known: dict[str, torch.Tensor] = dict(old.named_parameters())

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, frozen_alike, geometry, pointwise
-from wellfit.slim.changes._swap import check_count, like, swap
-from wellfit.slim.changes.change import Change
+from wellfit.slim.changes._convs import check_smaller, conv_at, fill, finite, geometry, pointwise
+from wellfit.slim.changes._replacement import Replacement
+from wellfit.slim.changes._swap import check_count, like
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class Tucker2(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tucker(Change):
+class Tucker(Replacement):
     """A Conv1d or Conv2d (T outputs, S inputs, kernel of k places) becomes three convolutions:
 
         1x1: S -> rank_in;  kernel of k places: rank_in -> rank_out;  1x1: rank_out -> T with the bias
@@ -52,28 +52,11 @@ class Tucker(Change):
     """
 
     name: ClassVar[str] = "tucker"
-    layer: str
     rank_in: int
     rank_out: int
 
-    def apply(self, model: nn.Module) -> None:
-        """See `Change.apply`."""
-        old = self.checked(model)
-        parts = tucker2(old.weight, self.rank_in, self.rank_out)
-        new = self._made(old)
-        fill(new, [parts.inputs.T, parts.core, parts.outputs], old.bias)
-        swap(model, self.layer, new)
-
-    def redo(self, model: nn.Module) -> None:
-        """See `Change.redo`."""
-        swap(model, self.layer, self._made(self.checked(model)))
-
     def checked(self, model: nn.Module) -> Any:
-        """The layer, which stays as it is.
-
-        Raises:
-            Unfit: the change does not fit it.
-        """
+        """See `Replacement.checked`."""
         old = conv_at(model, self.layer)
         check_count(self.layer, "rank_in", self.rank_in, old.in_channels)
         check_count(self.layer, "rank_out", self.rank_out, old.out_channels)
@@ -85,7 +68,11 @@ class Tucker(Change):
 
         core = type(old)(self.rank_in, self.rank_out, bias=False, **geometry(old), **like(old))
         last = pointwise(old, self.rank_out, old.out_channels, bias=old.bias is not None)
-        return frozen_alike(old, nn.Sequential(pointwise(old, old.in_channels, self.rank_in), core, last))
+        return nn.Sequential(pointwise(old, old.in_channels, self.rank_in), core, last)
+
+    def _fill(self, old: Any, new: Any) -> None:
+        parts = tucker2(old.weight, self.rank_in, self.rank_out)
+        fill(new, [parts.inputs.T, parts.core, parts.outputs], old.bias)
 
 
 def tucker_parameters(shape: tuple[int, ...], rank_in: int, rank_out: int) -> int:

@@ -1,11 +1,10 @@
 """Canonical Huffman codes of at most 15 bits (16 for more than 32,768 symbols): the fastest to decode.
 
-The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that
-occurs follows as a varint; or the number of streams, 1 or 4, and the table of code lengths follows (`lengths.pack`),
-then for four streams the sizes of the first three as varints, then the streams. Each stream codes an equal part of the
-symbols, one after the other (the last part may be shorter); a code's first bit is the lowest free one of a byte; the
-last byte of a stream is filled up with zeros. Codes are canonical: shorter ones first, among equals the smaller symbol
-first.
+The data, where a coder is needed (see known.py): a byte, the number of streams, 1 or 4; the table of code lengths
+(`lengths.pack`); for four streams the sizes of the first three as varints; then the streams. Each stream codes an equal
+part of the symbols, one after the other (the last part may be shorter); a code's first bit is the lowest free one of a
+byte; the last byte of a stream is filled up with zeros. Codes are canonical: shorter ones first, among equals the
+smaller symbol first.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from wellfit.slim.wfz.coders import known
 from wellfit.slim.wfz.coders.bits import BitReader, BitWriter, read_varint, varint
 from wellfit.slim.wfz.coders.engine import engine
 from wellfit.slim.wfz.coders.input import checked
@@ -45,11 +45,9 @@ def encode(symbols: NDArray[np.uint16], alphabet: int, shape: tuple[int, ...]) -
         WellfitError: the symbols do not fit the alphabet or the shape.
     """
     symbols = checked(symbols, alphabet, shape)
-    if not len(symbols) or alphabet == 1:
-        return b""
+    if (data := known.encoded(symbols, alphabet)) is not None:
+        return data
     counts = np.bincount(symbols)
-    if np.count_nonzero(counts) == 1:
-        return b"\0" + varint(int(symbols[0]))
     lengths = _good_lengths(counts)
     writer = BitWriter()
     pack(lengths.tolist(), writer)
@@ -67,18 +65,9 @@ def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> N
         Damaged: the data are not what `encode` gives for this alphabet and shape.
     """
     count = prod(shape)
-    if not count or alphabet == 1:
-        if len(data):
-            raise Damaged(f"{len(data)} bytes are left over after a Huffman-coded tensor that needs none")
-        return np.zeros(count, np.uint16)
-    if not len(data):
-        raise Damaged("a Huffman-coded tensor is empty")
+    if (symbols := known.decoded(data, alphabet, count, "a Huffman-coded tensor")) is not None:
+        return symbols
     streams = data[0]
-    if streams == 0:
-        symbol, end = read_varint(data, 1)
-        if symbol >= alphabet or end != len(data):
-            raise Damaged(f"a Huffman-coded tensor of one symbol has symbol {symbol} of {alphabet}, {len(data)} bytes")
-        return np.full(count, symbol, np.uint16)
     if streams not in (1, SEVERAL):
         raise Damaged(f"a Huffman-coded tensor has {streams} streams: 1 or {SEVERAL} were expected")
     if count > 8 * len(data):

@@ -7,9 +7,9 @@ neighbours, its kernel), and the shares of nonzeros in the column, the row and n
 (logistic mixing as in Mahoney: Adaptive weighing of context models for lossless data compression, 2005) weigh them, and
 what they say is averaged. All learn from every symbol; nothing is known at the start but what mixing.c says.
 
-The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: 0, and the only symbol that
-occurs follows as a varint; or 1, plus 2 where columns come before rows, plus 4 where a lag is given, plus 8 where the
-number of negative values is (else it is half of the values); these follow as varints, the lag first, then the stream.
+The data, where a coder is needed (see known.py): a byte, 1, plus 2 where columns come before rows, plus 4 where a lag
+is given, plus 8 where the number of negative values is (else it is half of the values); these follow as varints, the
+lag first, then the stream.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wellfit.slim.wfz.coders import known
 from wellfit.slim.wfz.coders.bits import read_varint, varint
 from wellfit.slim.wfz.coders.engine import Matrix, engine
 from wellfit.slim.wfz.coders.input import checked
@@ -53,10 +54,8 @@ def encode(symbols: NDArray[np.uint16], alphabet: int, shape: tuple[int, ...]) -
         WellfitError: the symbols do not fit the alphabet or the shape.
     """
     symbols = checked(symbols, alphabet, shape)
-    if not len(symbols) or alphabet == 1:
-        return b""
-    if symbols.min() == symbols.max():
-        return b"\0" + varint(int(symbols[0]))
+    if (data := known.encoded(symbols, alphabet)) is not None:
+        return data
     rows, columns, kernel = _matrix(shape)
     best = _Tried.of(symbols, Matrix((rows, columns, kernel), alphabet, _half(alphabet), 0), 0)
     if min(rows, columns) > 1:
@@ -75,18 +74,9 @@ def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> N
         Damaged: the data are not what `encode` gives for this alphabet and shape.
     """
     count = prod(shape)
-    if not count or alphabet == 1:
-        if len(data):
-            raise Damaged(f"{len(data)} bytes are left over after a tensor coded by mixing that needs none")
-        return np.zeros(count, np.uint16)
-    if not len(data):
-        raise Damaged("a tensor coded by mixing is empty")
+    if (symbols := known.decoded(data, alphabet, count, "a tensor coded by mixing")) is not None:
+        return symbols
     kind = data[0]
-    if kind == 0:
-        symbol, end = read_varint(data, 1)
-        if symbol >= alphabet or end != len(data):
-            raise Damaged(f"a tensor of one symbol has symbol {symbol} of {alphabet}, {len(data)} bytes")
-        return np.full(count, symbol, np.uint16)
     if kind & 1 == 0 or kind > 1 + TURNED + LAGGED + UNEVEN:
         raise Damaged(f"a tensor coded by mixing is of kind {kind}")
     lag, at = read_varint(data, 1) if kind & LAGGED else (0, 1)

@@ -2,11 +2,11 @@
 
 Duda: Asymmetric numeral systems (2013), in the form of Giesen: Interleaved entropy coders (2014).
 
-The data: nothing where all is known (no symbols, or an alphabet of one). Else a byte: its lowest two bits 0, and the
-only symbol that occurs follows as a varint; or 1 or 2 for one or four states, the next three bits the bits of the
-frequencies' sum less 9, the highest three the digits of the frequencies; their table follows (`frequencies.write`),
-then the states' first values (32 bits each) and the words of 16 bits, all lowest byte first. Symbol i is decoded by
-state i modulo their number; a state below 2 ** 16 takes the next word. At the end all states are 2 ** 16.
+The data, where a coder is needed (see known.py): a byte, its lowest two bits 1 or 2 for one or four states, the next
+three the bits of the frequencies' sum less 9, the highest three the digits of the frequencies; their table
+(`frequencies.write`); then the states' first values (32 bits each) and the words of 16 bits, all lowest byte first.
+Symbol i is decoded by state i modulo their number; a state below 2 ** 16 takes the next word. At the end all states are
+2 ** 16.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from math import log2, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from wellfit.slim.wfz.coders import frequencies
-from wellfit.slim.wfz.coders.bits import BitReader, BitWriter, read_varint, varint
+from wellfit.slim.wfz.coders import frequencies, known
+from wellfit.slim.wfz.coders.bits import BitReader, BitWriter
 from wellfit.slim.wfz.coders.engine import engine
 from wellfit.slim.wfz.coders.input import checked
 from wellfit.slim.wfz.damage import Damaged
@@ -39,11 +39,9 @@ def encode(symbols: NDArray[np.uint16], alphabet: int, shape: tuple[int, ...]) -
         WellfitError: the symbols do not fit the alphabet or the shape.
     """
     symbols = checked(symbols, alphabet, shape)
-    if not len(symbols) or alphabet == 1:
-        return b""
+    if (data := known.encoded(symbols, alphabet)) is not None:
+        return data
     counts = np.bincount(symbols)
-    if np.count_nonzero(counts) == 1:
-        return b"\0" + varint(int(symbols[0]))
     rounded = frequencies.chosen(counts)
     kind = 2 if len(symbols) >= SEVERAL_FROM else 1
     writer = BitWriter()
@@ -60,20 +58,11 @@ def decode(data: bytes | memoryview, alphabet: int, shape: tuple[int, ...]) -> N
         Damaged: the data are not what `encode` gives for this alphabet and shape.
     """
     count = prod(shape)
-    if not count or alphabet == 1:
-        if len(data):
-            raise Damaged(f"{len(data)} bytes are left over after an rANS-coded tensor that needs none")
-        return np.zeros(count, np.uint16)
-    if not len(data):
-        raise Damaged("an rANS-coded tensor is empty")
+    if (symbols := known.decoded(data, alphabet, count, "an rANS-coded tensor")) is not None:
+        return symbols
     kind, bits, digits = data[0] & 3, (data[0] >> 2 & 7) + frequencies.SMALLEST, data[0] >> 5
-    if kind == 0:
-        symbol, end = read_varint(data, 1)
-        if data[0] or symbol >= alphabet or end != len(data):
-            raise Damaged(f"an rANS-coded tensor of one symbol has symbol {symbol} of {alphabet}, {len(data)} bytes")
-        return np.full(count, symbol, np.uint16)
     if kind not in STATES:
-        raise Damaged(f"an rANS-coded tensor is of kind {kind}: 0 to 2 were expected")
+        raise Damaged(f"an rANS-coded tensor is of kind {kind}: 1 or 2 were expected")
     reader = BitReader(data, 1)
     table = frequencies.read(reader, bits, digits, alphabet)
     at = reader.next_byte()
