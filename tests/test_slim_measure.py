@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from typing import NamedTuple
 
@@ -142,6 +143,23 @@ def test_two_models_in_turn(clock):
     assert pair.first.batch == pair.second.batch == 32 and pair.first.calls == pair.second.calls > 100
     assert pair.first.p90 > 5 * pair.first.p10 and pair.speedup == pytest.approx(3)
     assert compare(Slow(clock, 2), Slow(clock, 2), Inputs((torch.randn(1, 3),))).speedup == pytest.approx(1)
+
+
+def test_long_calls_that_are_interrupted_more_often_make_the_other_model_no_faster(clock):
+    """Another program takes 20 ms away, after every millisecond with a chance of 20 %: in three of four long calls, and
+    in one of three short ones."""
+    chance = random.Random(0)
+
+    def work(milliseconds):
+        taken = sum(20 for _ in range(milliseconds) if chance.random() < 0.2)
+        clock.now += (milliseconds + taken) / 1000
+
+    clock.work = work
+    long, short, inputs = Slow(clock, 6), Slow(clock, 2), Inputs((torch.randn(1, 3),))
+    pair = compare(long, short, inputs, seconds=10)
+    assert pair.first.p50 > 10 * pair.second.p50, "by medians alone"
+    assert pair.speedup == pytest.approx(3) and not pair.is_calm
+    assert compare(short, long, inputs, seconds=10).speedup == pytest.approx(1 / 3)
 
 
 def test_real_times():

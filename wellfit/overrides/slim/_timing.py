@@ -13,17 +13,13 @@ from torch import nn
 
 from wellfit.errors import WellfitError
 from wellfit.overrides.traceless import same_random_numbers
-from wellfit.slim.measure import Inputs, Pair, by_layer, compare
+from wellfit.slim.measure import Inputs, Pair, by_layer, compare_calmly
 
 if TYPE_CHECKING:
     from wellfit.overrides.program import Program
 
 ALWAYS = (1, 32)
 """Samples in a call, of which times are told in any case."""
-
-
-_CALM = 1.3  # between the median and the fastest tenth
-_SPELLS = 3
 
 
 @contextlib.contextmanager
@@ -49,10 +45,6 @@ def plain_calls(program: Program) -> Iterator[None]:
 def timed(before: nn.Module, after: nn.Module, inputs: Inputs, batches: Sequence[int], seconds: float) -> list[Any]:
     """Both models with so many samples, in turn; as JSON.
 
-    Where other programs take the processor away, they do so in long calls more often than in short ones, and a ratio of
-    medians may be anything. So such spells are measured again, the calmest one counts, and the speedup is the smaller
-    one of two: the median over pairs of calls, and the ratio of the fastest tenths.
-
     A model that takes no batch of such a size (its state has the size of another) is timed with the example as it is.
 
     Args:
@@ -66,39 +58,24 @@ def timed(before: nn.Module, after: nn.Module, inputs: Inputs, batches: Sequence
     Raises:
         WellfitError: a model fails with the example.
     """
-    return [_told(batch, _calmest(before, after, inputs, batch, seconds)) for batch in batches]
+    return [_told(batch, _compared(before, after, inputs, batch, seconds)) for batch in batches]
 
 
 def _told(batch: int, pair: Pair) -> dict[str, Any]:
-    calm = _unrest(pair) <= _CALM
-    times = [one.p50 if calm else one.p10 for one in (pair.first, pair.second)]
+    times = [one.p50 if pair.is_calm else one.p10 for one in (pair.first, pair.second)]
     return {
         "batch": batch, "samples": pair.first.batch, "before": asdict(pair.first), "after": asdict(pair.second),
-        "speedup": min(pair.speedup, pair.first.p10 / pair.second.p10), "calm": calm, "before_ms": times[0],
-        "after_ms": times[1],
+        "speedup": pair.speedup, "calm": pair.is_calm, "before_ms": times[0], "after_ms": times[1],
     }  # fmt: skip
 
 
-def _calmest(before: nn.Module, after: nn.Module, inputs: Inputs, batch: int, seconds: float) -> Pair:
-    spells: list[Pair] = []
-    for _ in range(_SPELLS):
-        try:
-            spells.append(compare(before, after, inputs, batch=batch, seconds=seconds))
-        except Exception:
-            spells.append(_as_given(before, after, inputs, seconds))
-        if _unrest(spells[-1]) <= _CALM:
-            break
-    return min(spells, key=_unrest)
-
-
-def _unrest(pair: Pair) -> float:
-    """How far medians are from the fastest tenths."""
-    return max(one.p50 / one.p10 for one in (pair.first, pair.second))
-
-
-def _as_given(before: nn.Module, after: nn.Module, inputs: Inputs, seconds: float) -> Pair:
+def _compared(before: nn.Module, after: nn.Module, inputs: Inputs, batch: int, seconds: float) -> Pair:
     try:
-        return compare(before, after, inputs, seconds=seconds)
+        return compare_calmly(before, after, inputs, batch=batch, seconds=seconds)
+    except Exception:
+        pass
+    try:
+        return compare_calmly(before, after, inputs, seconds=seconds)
     except Exception as error:
         raise WellfitError(
             f"{type(before).__name__} cannot be called again ({type(error).__name__}: {error})"
