@@ -125,8 +125,8 @@ class Proof:
         try:
             return _proof(told)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            missing = f"it has no {error}" if isinstance(error, KeyError) else f"{error}"
-            raise WellfitError(f"it is no report of `wellfit slim`: {missing:.120}") from None
+            why = f'it has no "{error.args[0]}"' if isinstance(error, KeyError) else str(error)
+            raise WellfitError(f"it is no report of `wellfit slim`: {why:.120}") from None
 
     @classmethod
     def read(cls, path: Path) -> Proof:

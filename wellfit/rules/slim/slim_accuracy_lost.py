@@ -26,11 +26,11 @@ class SlimAccuracyLost(Rule):
 
     Cure
     Take milder steps: more weights that stay, more values, higher ranks; or none in the layers that are most sensitive,
-    by the table of the plan. Or train the slim model on: `wellfit slim train.py` does that with your own script, and
-    loses far less at the same size.
+    by the table of the plan. Or train the slim model further: `wellfit slim train.py` does that with your own script,
+    and loses far less at the same size.
 
     Fix safety
-    Milder steps make a larger file. Training on gives another model, which the same evaluation has to judge.
+    Milder steps make a larger file. Further training gives another model, which the same evaluation has to judge.
 
     When it is wrong
     An evaluation of few samples: of 200 samples one is half a point. Without an evaluation the model is only held
@@ -45,10 +45,7 @@ class SlimAccuracyLost(Rule):
     name = "slim-accuracy-lost"
     family: ClassVar[Family] = "slim"
     summary = "more of the metric is lost than may be"
-    fixes = (
-        Fix("Take milder steps"),
-        Fix("Train the slim model on, with wellfit slim train.py"),
-    )
+    fixes = (Fix("Take milder steps"), Fix("Train the slim model further"))
 
     spreads: float = 2.0  # standard deviations among seeds; by chance 1 in 40 lies beyond
 
@@ -121,7 +118,7 @@ class SlimAccuracyLost(Rule):
         is_chance = metric.allowed is not None and chance is not None and metric.lost <= metric.allowed + chance
         severity: Severity = "note" if is_chance else "error"
         yield self.finding(
-            f"{self._lost(metric)}; take milder steps, or train the slim model on (`wellfit slim train.py`)",
+            f"{self._lost(metric)}; take milder steps, or train the slim model further",
             severity=severity,
             evidence={
                 "dense": metric.dense, "lost": metric.lost, "limit": limit,

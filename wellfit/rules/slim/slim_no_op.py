@@ -42,7 +42,7 @@ class SlimNoOp(Rule):
     name = "slim-no-op"
     family: ClassVar[Family] = "slim"
     summary = "steps were taken, and neither bytes nor time fell"
-    fixes = (Fix("Leave the steps out, or choose stronger ones"),)
+    fixes = (Fix("Take stronger steps, or none"),)
 
     gain: float = 1.02  # times fewer bytes; two percent is what headers and tables decide
     faster: float = 1.2  # times as fast; less comes and goes with the machine
@@ -118,8 +118,8 @@ class SlimNoOp(Rule):
         taken = "1 step was taken" if proof.steps == 1 else f"{proof.steps} steps were taken"
         timed = "" if speedup is None else f", and a call is {speedup:.2f} times as fast"
         yield self.finding(
-            f"{taken}, but the file has {proof.slim_bytes:,} bytes, {proof.coded_bytes:,} without any{timed}; leave "
-            "them out, or choose stronger ones",
+            f"{taken}, but the file has {proof.slim_bytes:,} bytes, {proof.coded_bytes:,} without any{timed}; take "
+            "stronger steps, or none",
             severity="error",
             evidence={
                 "steps": proof.steps, "slim_bytes": proof.slim_bytes, "coded_bytes": proof.coded_bytes,
