@@ -222,7 +222,9 @@ def test_a_plan_is_written_edited_and_run(digits: Path) -> None:
     told["keep"] = 20
     (digits / "p.json").write_text(json.dumps(told))
     ran = cli(digits, *WORDS, "--plan", "p.json")
-    assert ran.returncode == 0 and "note SLM003 slim-layer-skipped: 2" in ran.stdout and "2, tucker: " in ran.stdout, ran.stderr
+    assert ran.returncode == 0 and "note SLM003 slim-layer-skipped: 2" in ran.stdout and "2, tucker: " in ran.stdout, (
+        ran.stderr
+    )
     assert (digits / "w.wfz").exists()
 
 
