@@ -85,7 +85,9 @@ def _make(rule: type[Rule], folder: Path) -> None:
 
 
 def _drawn(rule: type[Rule], finding: Finding, ill: Run, healthy: Run) -> Figure | None:
-    """Loss, and the first statistic that the rule reads, of both runs over their steps."""
+    """Loss, and the first statistic that the rule reads, of both runs over their steps; nothing of a slimming."""
+    if rule.judges_proofs():
+        return None
     records = [record for run in (ill, healthy) for record in run.records[:1] if record.step_count]
     if len(records) < 2:
         return None

@@ -56,7 +56,7 @@ def _page(rule: type[Rule], shown: Shown, rules: list[type[Rule]]) -> str:
         lines += [f"## {heading}", "", page[heading], ""]
     lines += [*_thresholds(rule), *_fixes(rule), *_links(rule, rules)]
     lines += ["## An ill program", "", "```python", script_of(experiment(rule, "sick")).rstrip(), "```", ""]
-    verb = "check" if rule.trials else "run"
+    verb = "diagnose digits.report.json" if rule.judges_proofs() else "check" if rule.trials else "run"
     lines += [f"`wellfit {verb}` says:", "", "```text", shown.said.rstrip(), "```", ""]
     lines += ["## A healthy one", "", "```python", script_of(experiment(rule, "healthy")).rstrip(), "```", ""]
     return "\n".join(lines)

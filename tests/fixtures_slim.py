@@ -59,11 +59,22 @@ def fast_slim_report() -> dict[str, Any]:
     told = slim_report()
     for key in ("plan", "front"):
         del told[key]
+    lost = {"rule": "slim-accuracy-lost", "code": "SLM004", "severity": "error", "layer": None,
+            "message": "4.28 points of accuracy are lost, where 1 may be; take milder steps",
+            "evidence": {"dense": 0.972, "lost": 4.28}}  # fmt: skip
+    skipped = {
+        "rule": "slim-layer-skipped",
+        "code": "SLM003",
+        "severity": "note",
+        "layer": "head",
+        "message": "structured was not done to head (2% of the parameters): no",
+        "evidence": {"layers": ["head"]},
+    }
     return {
         **told, "target": "2x-faster", "batch": 1, "met": False, "tries": [one, other],
         "shortfalls": ["the file loses 4.28 points, more than --keep-acc 1; the front above is what was found"],
         "slim": {**one, "file": "resnet.wfz", "ratio": 49.5}, "seeds": {"count": 1, "metrics": [0.929], "mean": 0.929},
         "survey": [{"method": "fold", "strength": 1.0, "milliseconds": 1.396, "speedup": 1.2126}],
         "skipped": [["int8", "head: 0.50 times as fast here"]],
-        "skipped_layers": [["structured", "head", "its outputs are the network's"]],
+        "skipped_layers": [["structured", "head", "its outputs are the network's"]], "findings": [lost, skipped],
     }  # fmt: skip

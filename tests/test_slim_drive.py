@@ -100,6 +100,8 @@ def test_an_edited_plan_becomes_a_file_that_was_proved(
     assert report["slim"]["bytes"] == (folder / "train-2.wfz").stat().st_size
     assert report["dense"]["bytes"] == sum(4 * n for n in (1280, 64, 64, 64, 64, 64, 2048, 32, 128, 4)) + 8
     assert f"{report['slim']['bytes']:,}" in ran.stdout
+    assert report["proof"]["metric"]["lost"] == report["slim"]["lost"] and report["proof"]["skipped"] == []
+    assert [step["layer"] for step in report["proof"]["steps"]] == ["0.weight", "3.weight", "5.weight"]
     assert abs(_accuracy(folder / "train-2.wfz") - report["slim"]["metric"]) < 1e-6
 
 
@@ -115,8 +117,12 @@ def test_the_same_command_makes_nothing_twice(made: tuple[Path, list[subprocess.
 def test_a_target_that_is_not_met_is_said_and_exits_with_1(
     made: tuple[Path, list[subprocess.CompletedProcess[str]]],
 ) -> None:
-    _, (*_, ran) = made
+    folder, (*_, ran) = made
     assert ran.returncode == 1
+    report = json.loads(next((folder / ".wellfit" / "slim").glob("train-*/report.json")).read_text())
+    assert report["proof"]["bytes"]["slim"] == report["slim"]["bytes"] < report["proof"]["bytes"]["dense_coded"]
+    assert [one["rule"] for one in report["findings"]] == ["slim-accuracy-lost"] * (report["slim"]["lost"] > 10)
+    assert ("error SLM004 slim-accuracy-lost" in ran.stdout) == (report["slim"]["lost"] > 10)
     assert "5000x was not reached: the smallest file has " in ran.stderr
     assert "the budget of 1.0 s is over (--budget): this is the best so far" in ran.stdout.lower()
     assert "Front: " in ran.stdout
@@ -156,6 +162,7 @@ def test_a_script_that_does_not_fit_is_told_so(tmp_path: Path, script: str, code
         (("--to", "train.pt"), "--to train.pt: the file is a .wfz"),
         (("--to", "gone/train.wfz"), "there is no folder gone"),
         (("--override", "prune=0.5"), "--override prune=0.5 is what slim sets itself"),
+        (("--ignore", "slim-slow"), 'no rule is called "slim-slow"'),
         (("--only-plan", "a", "--plan", "b"), "leave one"),
         (("--metrics", "a"), 'slim has no option --metrics (did you mean "--metric"?)'),
     ],

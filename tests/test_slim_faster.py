@@ -74,6 +74,11 @@ def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
     assert "Survey: structures that are at least 1.2x faster here" in ran.stdout
     assert "p50 at batch 1" in ran.stdout and "p50 at batch 64" in ran.stdout
     assert any(method == "heads" for method, _ in report["skipped"]), "every method is listed"
+    proof = report["proof"]
+    assert proof["is_for_time"] and proof["batch"] == 64 and proof["metric"]["allowed"] == 100
+    assert [one["batch"] for one in proof["latency"]] == [1, 32, 64]
+    assert all(one["layer"] and one["parameters"] <= proof["parameters"]["dense"] for one in proof["skipped"])
+    assert all(f"{one['severity']} {one['code']} {one['rule']}" in ran.stdout for one in report["findings"])
     loaded: nn.Module = wellfit.slim.load(tmp_path / "train.wfz", network()).eval()
     torch.manual_seed(0)
     x = torch.randn(300, 64)

@@ -222,7 +222,9 @@ def test_a_plan_is_written_edited_and_run(digits: Path) -> None:
     told["keep"] = 20
     (digits / "p.json").write_text(json.dumps(told))
     ran = cli(digits, *WORDS, "--plan", "p.json")
-    assert ran.returncode == 0 and "note: slim-layer-skipped" in ran.stdout and "2, tucker: " in ran.stdout, ran.stderr
+    assert ran.returncode == 0 and "note SLM003 slim-layer-skipped: 2" in ran.stdout and "2, tucker: " in ran.stdout, (
+        ran.stderr
+    )
     assert (digits / "w.wfz").exists()
 
 
@@ -247,7 +249,7 @@ def test_more_lost_than_may_be_ends_with_1(in_process: Callable[..., int], capsy
     steps = [{"layer": "0", "method": "prune", "strength": 0.99}]
     Path("harsh.json").write_text(json.dumps({"steps": steps, "keep": 1}))
     assert in_process(plan="harsh.json", check="mine:accuracy", to="h.wfz") == 1
-    assert "error: slim-accuracy-lost" in capsys.readouterr().out
+    assert "error SLM004 slim-accuracy-lost" in capsys.readouterr().out
 
 
 def test_random_inputs_are_named(in_process: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

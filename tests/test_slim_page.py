@@ -89,7 +89,9 @@ def test_times_and_what_was_not_met() -> None:
         "The best that was found: 1.7x faster at batch 1, 21x smaller, accuracy -4.28 points.", "p50 at batch 32",
         "0.392 ms", "0.227 ms", "1.7x faster", "~1.95 ms", "1.1x: not faster", "The machine was busy",
         "Time at batch 1", "Time at batch 32", "BatchNorm2d", "Identity", "0.044", "0.002", "head: 0.50 times as fast",
-        "its outputs are the network's", "1.21x", "structured+fold 0.9",
+        "its outputs are the network's", "1.21x", "structured+fold 0.9", "Findings",
+        "error SLM004 slim-accuracy-lost 4.28 points of accuracy are lost", "note SLM003 slim-layer-skipped: head",
+        "dense 0.972 · lost 4.28", "wellfit rule slim-layer-skipped",
     ):  # fmt: skip
         assert words in page.text, words
     assert [kind for kind in page.classes("svg") if "plot" in kind] == ["plot broad", "plot", "plot"]

@@ -16,7 +16,7 @@ from wellfit.rule import Rule
 
 FAMILIES = (
     "data", "initialisation", "forward", "normalisation", "recurrent", "backward", "update", "numerics", "distributed",
-    "curve",
+    "curve", "slim",
 )  # fmt: skip
 _FOLDER = Path(__file__).parent / "rules"
 _PACKAGE = "wellfit.rules"

@@ -15,6 +15,7 @@ from wellfit.errors import WellfitError
 from wellfit.parser import Parser, split
 
 if TYPE_CHECKING:
+    from wellfit.finding import Finding
     from wellfit.launch import Options
     from wellfit.record import Run
 
@@ -31,7 +32,7 @@ wellfit watches a PyTorch training run and says what is ill, where, and what hel
   wellfit rules                      all illnesses it knows
   wellfit rule dead-units            one of them: what, why, cure, thresholds
   wellfit runs                       the runs recorded below this folder
-  wellfit diagnose RUN               judge a recorded run again
+  wellfit diagnose RUN               judge a recorded run, or a report.json of slim, again
   wellfit report RUN                 write its HTML page again
   wellfit new-rule NAME              the skeleton of a rule of your own
 
@@ -178,15 +179,23 @@ def runs(words: list[str]) -> int:
 
 
 def diagnose(words: list[str]) -> int:
-    """`wellfit diagnose RUN`: judge a recorded run again."""
-    parser = Parser("diagnose", "Judge a recorded run again, with today's rules and settings.")
-    parser.add_argument("run", help="folder of the run, or its name in .wellfit; `last` for the latest")
+    """`wellfit diagnose RUN`: judge a recorded run, or the report of a slimming, again."""
+    parser = Parser(
+        "diagnose", "Judge a recorded run, or the report of a slimming, again, with today's rules and settings."
+    )
+    parser.add_argument(
+        "run", help="folder of the run, or its name in .wellfit; `last` for the latest; or a report.json of slim"
+    )
     _add_judging(parser)
     options = parser.parse_args(words)
-    found, run, failed = _judged(options)
     from wellfit.launch.outputs import deliver, formatted
 
-    trouble = deliver(formatted(options.format, found, run, options.show_notes), options.output)
+    if options.run.endswith(".json"):
+        text, failed = _judged_report(options)
+    else:
+        found, run, failed = _judged(options)
+        text = formatted(options.format, found, run, options.show_notes)
+    trouble = deliver(text, options.output)
     if trouble:
         raise WellfitError(trouble)
     return int(failed)
@@ -290,7 +299,7 @@ def _run_parser(verb: str) -> Parser:
 
 def _run_options(words: list[str], parser: Parser) -> tuple[Options, argparse.Namespace]:
     """What a verb that runs a script was asked for, and its options as they were given."""
-    from wellfit.config import check_overhead, check_quota, check_rules, load_config, names_list
+    from wellfit.config import asked_of, check_overhead, check_quota, load_config
     from wellfit.launch import Options
 
     own, command = split(words, parser)
@@ -305,21 +314,19 @@ def _run_options(words: list[str], parser: Parser) -> tuple[Options, argparse.Na
             "wellfit: --override is left to the script, behind which it stands; options of wellfit stand before it\n"
         )
     config = load_config(Path.cwd())
-    check_rules(config)
+    asked = asked_of(config, given.select, given.ignore)
     overhead = config.overhead if given.overhead is None else given.overhead
     quota = config.quota if given.quota is None else given.quota
     check_overhead(overhead, "--overhead")
     check_quota(quota, "--quota")
-    select = config.select if given.select is None else names_list(given.select)
-    ignore = names_list(given.ignore) if given.ignore is not None else config.ignore if given.select is None else ()
     options = Options(
         words=command,
         format=given.format,
         output=given.output,
         fail_on=given.fail_on or config.fail_on,
-        select=select,
-        ignore=ignore,
-        thresholds=config.thresholds,
+        select=asked.select,
+        ignore=asked.ignore,
+        thresholds=asked.thresholds,
         quiet=given.quiet,
         overhead=overhead,
         quota=quota,
@@ -349,7 +356,7 @@ def _check_value(own: list[str], command: str) -> None:
 def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     """Findings of a recorded run, the run, and whether one is as grave as --fail-on asks for."""
     from wellfit import catalogue
-    from wellfit.config import check_rules, load_config, names_list
+    from wellfit.config import asked_of, load_config
     from wellfit.diagnose import diagnose as judge
     from wellfit.ignore_comments import misspelt_comments
     from wellfit.record import open_run
@@ -357,22 +364,35 @@ def _judged(options: argparse.Namespace) -> tuple[list[Any], Run, bool]:
     from wellfit.trials import fit_to_overrides
 
     config = load_config(Path.cwd())
-    check_rules(config)
-    select = config.select if options.select is None else names_list(options.select)
-    ignore = (
-        names_list(options.ignore) if options.ignore is not None else config.ignore if options.select is None else ()
-    )
+    asked = asked_of(config, options.select, options.ignore)
     problems: list[str] = []
-    chosen, ignored = catalogue.rules(select, config.thresholds, problems), catalogue.names_of(ignore)
+    chosen, ignored = catalogue.rules(asked.select, asked.thresholds, problems), catalogue.names_of(asked.ignore)
     run = open_run(find_run(options.run, Path.cwd()))
     run.settle()
     diagnosis = judge(run, chosen, ignored=ignored)
     fit_to_overrides(diagnosis.findings, run)
     for problem in [*problems, *diagnosis.problems, *run.damage, *misspelt_comments(run)]:
         sys.stderr.write(f"wellfit: {problem}\n")
-    fail_on = options.fail_on or config.fail_on
+    return diagnosis.findings, run, _is_failed(diagnosis.findings, options.fail_on or config.fail_on)
+
+
+def _judged_report(options: argparse.Namespace) -> tuple[str, bool]:
+    """What is said of the report of a slimming, and whether that is as grave as --fail-on asks for."""
+    from wellfit.config import asked_of, load_config
+    from wellfit.proof import Proof
+    from wellfit.slim.findings import judged, report_text
+
+    config, path = load_config(Path.cwd()), Path(options.run)
+    diagnosis = judged(Proof.read(path), asked_of(config, options.select, options.ignore))
+    for problem in diagnosis.problems:
+        sys.stderr.write(f"wellfit: {problem}\n")
+    text = report_text(path, diagnosis.findings, options.format, notes_shown=options.show_notes)
+    return text, _is_failed(diagnosis.findings, options.fail_on or config.fail_on)
+
+
+def _is_failed(findings: Sequence[Finding], fail_on: str) -> bool:
     grave = {"never": (), "error": ("error",), "note": ("error", "note")}[fail_on]
-    return diagnosis.findings, run, any(finding.severity in grave for finding in diagnosis.findings)
+    return any(finding.severity in grave for finding in findings)
 
 
 def _positive(text: str) -> int:

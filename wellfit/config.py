@@ -41,6 +41,39 @@ class Config:
     file: Path | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which rules are asked, and how.
+
+    Args:
+        select: names, codes or prefixes of the rules to ask; empty for all.
+        ignore: the same, of those whose findings are left out with all that they explain.
+        thresholds: of each rule by name, what differs from the rule's own value.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=dict)
+
+
+def asked_of(config: Config, select: str | None, ignore: str | None) -> Asked:
+    """What the command line says, and where it says nothing the user's settings.
+
+    Args:
+        config: the settings.
+        select, ignore: as typed after `--select` and `--ignore`; None if they were not.
+
+    Raises:
+        WellfitError: a setting means a rule or a threshold that there is not.
+    """
+    check_rules(config)
+    own = config.ignore if select is None else ()
+    return Asked(
+        config.select if select is None else names_list(select), own if ignore is None else names_list(ignore),
+        config.thresholds,
+    )  # fmt: skip
+
+
 def load_config(folder: Path) -> Config:
     """The settings of the nearest pyproject.toml, from a folder upwards, that has a table `[tool.wellfit]`.
 

@@ -14,6 +14,7 @@ from wellfit.patience import at_most
 from wellfit.rule import Rule
 
 if TYPE_CHECKING:
+    from wellfit.proof import Proof
     from wellfit.record import Record, Run
 
 LATE_STEPS = 20
@@ -69,7 +70,7 @@ def diagnose(
                 found += [(finding, record.rank) for finding in _asked(rule.check, record)]
             except (Exception, SystemExit) as error:
                 off.add(rule.name)
-                problems += [_failure(rule, record, error)] if rule.name not in ignored else []
+                problems += [_failure(rule, _of(record), error)] if rule.name not in ignored else []
     asking = [rule for rule in rules if rule.name not in off and rule.trials]
     if asking and run.trials and run.records:
         found += _beside_trials(run, asking, off, problems, ignored)
@@ -81,7 +82,7 @@ def diagnose(
             found += [(finding, ranks[0].rank) for finding in _asked(rule.check_together, ranks)]
         except (Exception, SystemExit) as error:
             off.add(rule.name)
-            problems += [_failure(rule, ranks[0], error)] if rule.name not in ignored else []
+            problems += [_failure(rule, _of(ranks[0]), error)] if rule.name not in ignored else []
     found = [(finding, rank) for finding, rank in found if finding.rule not in off]
     if run.was_cut:  # what would only be sure at the end of a whole run
         found = [(finding, rank) for finding, rank in found if finding.sure]
@@ -97,6 +98,25 @@ def diagnose(
     told = [finding for finding in kept if finding not in silent]
     folded = [(cause, finding) for cause, finding in folded if cause in told and finding.rule not in ignored]
     return Diagnosis(told, problems, folded, [finding for finding in kept if finding in silent])
+
+
+def diagnose_proof(proof: Proof, rules: Sequence[Rule], ignored: Collection[str] = ()) -> Diagnosis:
+    """Judge the proof of a slimming with every rule.
+
+    Args:
+        proof: that was measured, or read from a report.
+        rules, ignored: as for `diagnose`.
+    """
+    found: list[Finding] = []
+    problems: list[str] = []
+    for rule in rules:
+        try:
+            found += _asked(rule.check_proof, proof)
+        except (Exception, SystemExit) as error:
+            problems += [_failure(rule, f"the proof of {proof.file}", error)] if rule.name not in ignored else []
+    ordered = ordered_findings(found, rules)
+    silent = [finding for finding in ordered if finding.rule in ignored]
+    return Diagnosis([finding for finding in ordered if finding not in silent], problems, ignored=silent)
 
 
 def _beside_trials(
@@ -119,7 +139,7 @@ def _beside_trials(
             )
         except (Exception, SystemExit) as error:
             off.add(rule.name)
-            problems += [_failure(rule, record, error)] if rule.name not in ignored else []
+            problems += [_failure(rule, _of(record), error)] if rule.name not in ignored else []
 
 
 def explained(rules: Iterable[Rule], present: Iterable[str] | None = None) -> dict[str, set[str]]:
@@ -220,12 +240,13 @@ def _checked(finding: object) -> Finding:
     return finding
 
 
-def _failure(rule: Rule, record: Record, error: BaseException) -> str:
+def _of(record: Record) -> str:
+    return f"the record of process {record.pid}"
+
+
+def _failure(rule: Rule, judged: str, error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
-    return (
-        f"the rule {rule.name} failed on the record of process {record.pid} and is switched off "
-        f"({type(error).__name__}: {text})"
-    )
+    return f"the rule {rule.name} failed on {judged} and is switched off ({type(error).__name__}: {text})"
 
 
 def _merged(found: Sequence[tuple[Finding, int]]) -> list[Finding]:

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from wellfit.finding import Finding, Fix, Location, Severity
 
 if TYPE_CHECKING:
+    from wellfit.proof import Proof
     from wellfit.record import Record
 
 Family = Literal[
     "data", "initialisation", "forward", "normalisation", "recurrent", "backward", "update", "numerics", "distributed",
-    "curve",
+    "curve", "slim",
 ]  # fmt: skip
 
 
 class Rule:
-    """Base class of all rules: subclass it, fill the fields, write `check`.
+    """Base class of all rules: subclass it, fill the fields, write `check` (or one of the others that judge).
 
     The docstring of a rule has the headings *What it checks, Why it hurts, Cure, Fix safety, When it is wrong,
     References*. Thresholds are upper-case-free typed class fields with a comment for unit and origin; each can be set
     in `[tool.wellfit.rules.NAME]`. `sick` and `healthy` are scripts in miniature: static methods without arguments
     whose *body* is a whole program (torch imported inside, under 2 s); the tests run them under `wellfit run`, or under
-    `wellfit check` where the rule has trials.
+    `wellfit check` where the rule has trials. Those of a rule that judges proofs slim something, and save its report
+    beside the script, as a file that ends in `.report.json`.
 
     Class fields:
         trials: overrides under which the rule wants short runs of the same script, each as typed after `--override`;
@@ -80,6 +82,22 @@ class Rule:
             findings, as `check`.
         """
         return iter(())
+
+    def check_proof(self, proof: Proof) -> Iterator[Finding]:
+        """Judge what a slimming came to: called once, when its file was read again and measured.
+
+        Args:
+            proof: of one slimming.
+
+        Returns:
+            findings, as `check`.
+        """
+        return iter(())
+
+    @classmethod
+    def judges_proofs(cls) -> bool:
+        """Whether it is a rule about slimmings: what it finds is in no line of a script."""
+        return cls.check_proof is not Rule.check_proof
 
     def finding(
         self,

@@ -105,7 +105,10 @@ def rule_text(rule: type[Rule], width: int = 88) -> str:
             "Explains",
             *textwrap.wrap(", ".join(rule.consequences), width - 2, initial_indent="  ", subsequent_indent="  "),
         ]
-    lines += ["", f"Silence it on a line of your source: # wellfit: ignore[{rule.name}] why"]
+    if rule.judges_proofs():
+        lines += ["", f"Silence it: wellfit slim --ignore {rule.name}"]
+    else:
+        lines += ["", f"Silence it on a line of your source: # wellfit: ignore[{rule.name}] why"]
     return "\n".join(lines) + "\n"
 
 

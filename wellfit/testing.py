@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from wellfit.catalogue import FAMILIES, known_rules, rules, thresholds_of
-from wellfit.diagnose import Diagnosis, diagnose
+from wellfit.diagnose import Diagnosis, diagnose, diagnose_proof
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
 from wellfit.overrides.catalogue import parse
+from wellfit.proof import Proof
 from wellfit.record import Record, Run, open_run
 from wellfit.rule import Rule
 from wellfit.rule_page import HEADINGS, sections, threshold_comments
@@ -204,7 +205,7 @@ _TORCH_NAMES = {
 
 
 def judge(run: Run, extra: Sequence[type[Rule]] = ()) -> Diagnosis:
-    """A finished run judged by the whole catalogue.
+    """A finished run, and the proofs that its script has saved beside itself, judged by the whole catalogue.
 
     Args:
         extra: rules to ask as well, where they are not in the catalogue.
@@ -212,11 +213,18 @@ def judge(run: Run, extra: Sequence[type[Rule]] = ()) -> Diagnosis:
     chosen = rules()
     chosen += [rule() for rule in extra if rule.name not in {one.name for one in chosen}]
     run.settle()
-    return diagnose(run, chosen)
+    diagnosis = diagnose(run, chosen)
+    for report in sorted(_folder_of_script(run).glob("*.report.json")):
+        proved = diagnose_proof(Proof.read(report), chosen)
+        diagnosis.findings += proved.findings
+        diagnosis.problems += proved.problems
+    return diagnosis
 
 
 def check_sick(rule: type[Rule], run: Run) -> Finding:
     """The rule's sick experiment gives its worst finding, with a place in the script, and a message with a cure.
+
+    What is found of a slimming is in no line of a script.
 
     Returns:
         the finding of this rule.
@@ -232,7 +240,9 @@ def check_sick(rule: type[Rule], run: Run) -> Finding:
     assert own, f"the sick experiment of {rule.name} should give its {rule.worst}, but gives {given}"
     finding = own[0]
     check_message(finding)
-    script = _script_of_run(run)
+    if rule.judges_proofs():
+        return finding
+    script = (_folder_of_script(run) / SCRIPT).read_text(encoding="utf-8").splitlines()
     where = finding.location
     assert where is not None, f"{rule.name}: the finding names no line"
     assert Path(where.file).name == SCRIPT, f"{rule.name}: the finding is in {where.file}, not in the script"
@@ -272,8 +282,8 @@ def _named(findings: Sequence[Any]) -> str:
     return ", ".join(f"{finding.rule} ({finding.severity})" for finding in findings) or "no findings"
 
 
-def _script_of_run(run: Run) -> list[str]:
-    return (run.folder.parent.parent / SCRIPT).read_text(encoding="utf-8").splitlines()
+def _folder_of_script(run: Run) -> Path:
+    return run.folder.parent.parent
 
 
 class MadeRun:

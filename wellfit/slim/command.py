@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from wellfit.config import Asked, asked_of, load_config
 from wellfit.errors import WellfitError
 from wellfit.parser import Parser, split
 
@@ -63,6 +64,8 @@ def _drive(words: list[str]) -> int:
     add("--only-plan", metavar="FILE", type=Path, help="write the plan, to be edited; try nothing")
     add("--override", metavar="NAME=VALUE", action="append", default=[], help="change all runs: `wellfit overrides`")
     add("--quiet", action="store_true", help="say nothing on standard error")
+    add("--select", metavar="RULES", help="judge what came of it by these: names, codes or prefixes, e.g. slim-no-op")
+    add("--ignore", metavar="RULES", help="the same, to leave out")
     add("--model", metavar="MODULE:NAME", help="without a script: the function or class that makes the model; "
         "nothing is trained, see docs/slim/model.md")  # fmt: skip
     add("--weights", metavar="FILE", type=Path, help="its trained weights (.safetensors, .pt, .wfz)")
@@ -85,7 +88,7 @@ def _drive(words: list[str]) -> int:
     options = SlimOptions(
         command, Target.of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
         given.metric, _count(given.seeds, "--seeds", 100), given.plan, given.only_plan, tuple(given.override),
-        given.quiet, tuple(words), _count(given.batch, "--batch", 65536),
+        given.quiet, tuple(words), _count(given.batch, "--batch", 65536), _asked(given),
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 
@@ -116,7 +119,22 @@ def _from_model(given: argparse.Namespace, command: list[str]) -> int:
         given.model, given.weights, given.inputs, given.check, given.target, _points(given.keep_acc),
         given.methods.split(",") if given.methods else None, given.plan, given.only_plan,
         given.to or given.weights.with_suffix(".slim.wfz" if given.weights.suffix == ".wfz" else ".wfz"), given.quiet,
+        _asked(given),
     ))  # fmt: skip
+
+
+def _asked(given: argparse.Namespace) -> Asked:
+    """The rules that judge what comes of it.
+
+    Raises:
+        WellfitError: there is no such rule: told before the work, not after it.
+    """
+    from wellfit.catalogue import names_of, rules
+
+    asked = asked_of(load_config(Path.cwd()), given.select, given.ignore)
+    rules(asked.select, asked.thresholds)
+    names_of(asked.ignore)
+    return asked
 
 
 def _inspect(words: list[str]) -> int:

@@ -6,17 +6,23 @@ import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from wellfit import __version__
+from wellfit.config import Asked
+from wellfit.diagnose import Diagnosis
 from wellfit.errors import WellfitError
+from wellfit.proof import Proof
+from wellfit.record.writing import write_json
 from wellfit.slim.changes import as_json
 from wellfit.slim.files import load
-from wellfit.slim.findings import FASTER, findings
+from wellfit.slim.findings import as_json as findings_json
+from wellfit.slim.findings import judged
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.latency import Timing, by_layer, compare
 from wellfit.slim.measure.running import device_of
@@ -27,6 +33,8 @@ from wellfit.slim.planning.coding import coded, tensors_of
 from wellfit.slim.planning.judge import Evaluate, Judge
 from wellfit.slim.planning.plan import checked_keep
 from wellfit.slim.planning.report_text import report_text
+from wellfit.slim.planning.text import FASTER
+from wellfit.slim.target import Target
 from wellfit.slim.wfz import Contents, Stored, read
 
 BATCHES = (1, 32)
@@ -35,17 +43,39 @@ _READS = 5
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured of a file; see docs/slim/model.md for the fields."""
+    """What was measured of a file; see docs/slim/model.md for the fields.
+
+    Args:
+        told: all numbers.
+        asked: the rules that judge them; all of them unless said.
+    """
 
     told: Mapping[str, Any]
+    asked: Asked = field(default_factory=Asked)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the rules say."""
+        return judged(Proof.of(self.told), self.asked)
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, as plain dictionaries, with what the rules say of them."""
-        return {**self.told, "findings": findings(self.told)}
+        return {**self.told, "findings": findings_json(self.diagnosis.findings)}
 
     def text(self) -> str:
         """The tables for people, and what the rules say."""
-        return report_text(self.as_json())
+        return report_text(self.told, self.diagnosis.findings)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, which `wellfit diagnose` judges again.
+
+        Raises:
+            WellfitError: the file cannot be written.
+        """
+        try:
+            write_json(path, self.as_json())
+        except OSError as error:
+            raise WellfitError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def report(
@@ -85,8 +115,10 @@ def report(
     verdict = judge.of(slim)
     allowed = slimmed.keep if keep is None and slimmed is not None else keep
     before, after = size(dense), size(slim)
+    target = slimmed.target if slimmed is not None else "size"
     return Report({
         "version": 1, "wellfit": __version__, "file": str(path), "model": type(model).__name__,
+        "target": target, "is_for_time": Target.of(target).is_time, "batch": 1,
         "metric": {
             "name": judge.measure, "dense": judge.dense, "slim": verdict.metric, "lost": verdict.lost,
             "allowed": None if allowed is None else checked_keep(allowed), "spread": spread,

@@ -210,7 +210,7 @@ class _Slim:
         proof = Proof(self._options, dense, best, repeated, done, file, time.monotonic() - self._begun, self._ends)
         proof.write(self._work)
         say(proof.text())
-        for sentence in proof.shortfalls():
+        for sentence in [*proof.diagnosis.problems, *proof.shortfalls()]:
             self._runs.tell(sentence)
         return int(bool(proof.shortfalls()))
 

@@ -73,6 +73,14 @@ class Network:
         """Of all, tied ones once."""
         return sum(tensor.count for tensor in self.tensors.values() if tensor.is_parameter)
 
+    def parameters_of(self, layer: str) -> int:
+        """Of a layer with all that is in it, tied ones where they stand first."""
+        return sum(
+            tensor.count
+            for name, tensor in self.tensors.items()
+            if tensor.is_parameter and (not layer or name.startswith(f"{layer}."))
+        )
+
     def why_left(self, name: str) -> str:
         """Why a tensor is neither pruned nor shared, in a word or two."""
         tensor = self.tensors[name]

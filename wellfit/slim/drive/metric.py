@@ -93,10 +93,15 @@ class Metric:
         """Points that are lost; below 0 if it is better. Of a plain number a point is 1 % of the dense one."""
         if value is None:
             return math.inf
-        worse = dense - value if self.is_higher_better else value - dense
+        return self.points(dense - value if self.is_higher_better else value - dense, dense)
+
+    def points(self, difference: float, dense: float) -> float:
+        """A difference of two values in points: hundredths of a share, percent, or percent of the dense number."""
         if self.unit == "number":
-            return 100 * worse / abs(dense) if dense else math.copysign(math.inf, worse) if worse else 0.0
-        return worse * (100 if self.unit == "share" else 1)
+            if not dense:
+                return math.copysign(math.inf, difference) if difference else 0.0
+            return 100 * difference / abs(dense)
+        return difference * (100 if self.unit == "share" else 1)
 
     def shown(self, value: float | None) -> str:
         """A value for people."""

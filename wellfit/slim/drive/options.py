@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wellfit.config import Asked
 from wellfit.errors import WellfitError
 from wellfit.slim.target import NUMBER, Target
 
@@ -32,6 +33,7 @@ class SlimOptions:
         quiet: say nothing on standard error.
         typed: all words after `wellfit slim`, for the report.
         batch: samples in a call, by which targets of time are meant.
+        asked: the rules that judge what came of it.
     """
 
     words: list[str]
@@ -48,6 +50,7 @@ class SlimOptions:
     quiet: bool = False
     typed: tuple[str, ...] = ()
     batch: int = 1
+    asked: Asked = field(default_factory=Asked)
 
 
 def budget_of(text: str) -> float:

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from wellfit import __version__
+from wellfit.diagnose import Diagnosis
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.filing import described
+from wellfit.slim.drive.judging import diagnosed, proof_json
 from wellfit.slim.drive.layers import Network
 from wellfit.slim.drive.options import SlimOptions, time_text
 from wellfit.slim.drive.plan import Plan, again, as_json
 from wellfit.slim.drive.search import front
 from wellfit.slim.drive.tries import Try
+from wellfit.slim.findings import as_json as findings_json
+from wellfit.slim.findings import told as findings_told
 
 _NAME = 40  # characters of a name in a table
 _SHOWN = 40  # rows of a table by layer
@@ -113,6 +117,28 @@ class Proof:
         )
 
     @cached_property
+    def judged(self) -> dict[str, Any]:
+        """What rules read of it; norms, biases and buffers, which nobody asks to be made small, are not skipped."""
+        network, plan = self.dense.network, again(self.dense.network, self.best.plan, self.best.together)
+        steps = [
+            {"layer": one.name, "method": one.method, "keep": one.keep, "values": one.values}
+            for one in plan.layers if one.method != "keep"
+        ]  # fmt: skip
+        skipped = [
+            {"layer": name, "method": "prune, share", "reason": reason, "parameters": network.tensors[name].count}
+            for name, reason in network.skipped.items() if name in network.tensors
+        ]  # fmt: skip
+        more = {"steps": steps, "latency": [], "skipped": skipped}
+        return proof_json(
+            self.options, self.dense, self.file, [one.value for one in self.repeated], self.best.bytes, more
+        )
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the rules say."""
+        return diagnosed(self.judged, self.options)
+
+    @cached_property
     def front(self) -> list[Try]:
         """The tries that no other beats in bytes and in points, the smallest first."""
         of = {(one.bytes, one.lost): one for one in self.tries}
@@ -134,7 +160,8 @@ class Proof:
     def text(self) -> str:
         """The tables."""
         lines = ["", "Proof: by the script's own evaluation, with the weights read from the file", *self._summary(), ""]
-        lines += ["Layers", *self._layers(), "", "Front: all tries that no other beats", *self._front(), ""]
+        lines += ["Layers", *self._layers(), "", "Front: all tries that no other beats", *self._front()]
+        lines += [*findings_told(self.diagnosis.findings).splitlines(), ""]
         lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in self.ends]
         name = printable(str(self.file), 300)
         lines += [
@@ -172,6 +199,7 @@ class Proof:
             "plan": as_json(again(dense.network, self.best.plan, self.best.together), dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
+            "proof": self.judged, "findings": findings_json(self.diagnosis.findings),
         }  # fmt: skip
 
     def write(self, work: Any) -> None:

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wellfit.config import Asked
 from wellfit.errors import WellfitError
 from wellfit.slim.planning.step import METHODS, unknown_method
 from wellfit.slim.target import Target
@@ -32,6 +33,7 @@ class ModelOptions:
         only_plan: where to write the plan, and do nothing else.
         to: the file to write.
         quiet: no progress on standard error.
+        asked: the rules that judge what came of it.
     """
 
     model: str
@@ -45,6 +47,7 @@ class ModelOptions:
     only_plan: Path | None
     to: Path
     quiet: bool
+    asked: Asked = field(default_factory=Asked)
 
     def as_json(self) -> dict[str, Any]:
         """For the child."""

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from wellfit.config import Asked
 from wellfit.errors import WellfitError
-from wellfit.record.writing import write_json
 from wellfit.slim.files import save
 from wellfit.slim.from_model.given import SAMPLES, example, model_of, named, shape_of, users
 from wellfit.slim.inspect import say
@@ -65,10 +66,13 @@ def _run(options: dict[str, Any], enter: Callable[[str], None]) -> int:
     save(slimmed.model, options["to"], slimmed.changes)
     enter("measuring the file")
     keep = made.keep if options["plan"] else options["keep"]
-    proof = report(model, options["to"], inputs, evaluate=evaluate, slimmed=slimmed, keep=keep)
+    measured = report(model, options["to"], inputs, evaluate=evaluate, slimmed=slimmed, keep=keep)
+    proof = replace(measured, asked=Asked(**options["asked"]))
+    for problem in proof.diagnosis.problems:
+        sys.stderr.write(f"wellfit: {problem}\n")
     say(f"\n{proof.text()}\n")
     beside = Path(options["to"]).with_suffix(_SUFFIX)
-    write_json(beside, proof.as_json())
+    proof.save(beside)
     name = options["to"]
     loading = f'wellfit.slim.load("{name}", model), or without a model for a state_dict'
     say(f"File:   {name}\nLoad:   {loading}\nReport: {beside}\n")

@@ -10,6 +10,7 @@ from typing import Any
 from wellfit.record.writing import replace_file, write_json
 from wellfit.report.packing import packed, part
 from wellfit.report.safe import html_text, printable
+from wellfit.slim.page.findings import findings
 from wellfit.slim.page.fronts import fronts
 from wellfit.slim.page.layers import layers, plan
 from wellfit.slim.page.markup import Html, joined, tag
@@ -32,6 +33,7 @@ def to_html(told: Mapping[str, Any]) -> str:
     report = Report(told)
     sections = [
         _section("Proof", proof(report)),
+        _section("Findings", findings(report)),
         _section("What was tried", fronts(report)),
         _section("Layers", layers(report)),
         _section("Plan", plan(report)),

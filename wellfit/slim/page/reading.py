@@ -45,7 +45,8 @@ class Report:
         told: the JSON. It always has `target`, `keep_accuracy`, `met`, `seconds`, `metric` (a `Metric`, with
             `source`), `dense` (`metric`, `bytes`) and `tries` (each a `folder` or `key`, `bytes`,
             `metric` or `value`, `lost`); all else is shown where it is there: `slim` (a try with `file`,
-            `decode_seconds`, `times`, `layers`), `seeds`, `plan`, `survey`, `skipped`, `skipped_layers`, `ends`.
+            `decode_seconds`, `times`, `layers`), `seeds`, `plan`, `survey`, `skipped`, `skipped_layers`, `ends`,
+            `findings`.
     """
 
     told: Mapping[str, Any]

@@ -45,6 +45,7 @@ class Slimmed:
         steps: that were taken.
         skipped: steps that could not be taken, with the reason, and layers that the plan leaves alone.
         keep: points that may be lost, as the plan has it.
+        target: of the plan.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Slimmed:
     steps: tuple[Step, ...]
     skipped: tuple[Skipped, ...]
     keep: float | None = None
+    target: str = "size"
 
 
 def apply(model: nn.Module, plan: Plan, inputs: Any = None) -> Slimmed:
@@ -78,7 +80,7 @@ def apply(model: nn.Module, plan: Plan, inputs: Any = None) -> Slimmed:
     if example is None and any(step.method == "cut" for step in plan.steps):
         raise WellfitError("the plan cuts channels, which is checked by the outputs: give example inputs (inputs=...)")
     made = carried_out(model, plan.steps, None if example is None else Inputs.of(example))
-    return Slimmed(made.model, made.changes, made.steps, (*made.skipped, *plan.skipped), plan.keep)
+    return Slimmed(made.model, made.changes, made.steps, (*made.skipped, *plan.skipped), plan.keep, plan.target)
 
 
 def carried_out(model: nn.Module, steps: Sequence[Step], inputs: Inputs | None) -> Slimmed:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wellfit.finding import Finding
 from wellfit.report.safe import printable
-from wellfit.slim.findings import FASTER
+from wellfit.slim.findings import told as findings_told
 from wellfit.slim.planning.plan import Skipped
-from wellfit.slim.planning.text import NAME, SHOWN, points, skipped_lines, table
+from wellfit.slim.planning.text import FASTER, NAME, SHOWN, points, skipped_lines, table
 
 
-def report_text(told: Mapping[str, Any]) -> str:
-    """The tables of a report, as `Report.as_json` gives it."""
+def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+    """The tables of a report, of `Report.told`, and what the rules say of it."""
     metric, size_of = told["metric"], told["bytes"]
     rows = [
         ("", metric["name"], "bytes", "smaller", *(f"ms, batch {one['batch']}" for one in told["latency"]), "to read")
@@ -34,8 +35,7 @@ def report_text(told: Mapping[str, Any]) -> str:
         )
     lines += [f"  Outputs moved by {metric['moved']:.1%} of their spread.", "", "Layers", *_layer_lines(told["layers"])]
     lines += skipped_lines([Skipped(**one) for one in told["skipped"]])
-    for finding in told["findings"]:
-        lines += ["", f"{finding['severity']}: {finding['name']}", f"  {printable(finding['message'], 400)}"]
+    lines += findings_told(findings).splitlines()
     if metric["allowed"] is not None:
         may = f"{metric['allowed']:g} {points(metric['allowed'])} that may be lost"
         lines += ["", f"Lost {max(0.0, metric['lost']):.2f} of the {may}."]

@@ -70,7 +70,7 @@ class Faster:
         )  # fmt: skip
         proof.write()
         say(proof.text())
-        for sentence in proof.shortfalls():
+        for sentence in [*proof.diagnosis.problems, *proof.shortfalls()]:
             self._runs.tell(sentence)
         return int(bool(proof.shortfalls()))
 

@@ -6,18 +6,23 @@ import statistics
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wellfit import __version__
+from wellfit.diagnose import Diagnosis
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.faster.search import front, is_fast
 from wellfit.slim.drive.faster.survey import FASTER, UNTRAINED, Survey, shown
 from wellfit.slim.drive.faster.tries import FastTry
+from wellfit.slim.drive.judging import diagnosed, latency_json, proof_json
 from wellfit.slim.drive.options import SlimOptions, time_text
 from wellfit.slim.drive.proof import table
+from wellfit.slim.findings import as_json as findings_json
+from wellfit.slim.findings import told as findings_told
 
 _NAME = 40  # characters of a name in a table
 _SHOWN = 40  # rows of a table by layer
@@ -74,6 +79,26 @@ class FastProof:
     ends: Sequence[str]
     folder: Path
 
+    @cached_property
+    def judged(self) -> dict[str, Any] | None:
+        """What rules read of it; None where no file is given."""
+        best, network = self.best, self.dense.network
+        if best is None or self.file is None:
+            return None
+        steps = [{"layer": "", "method": method, "strength": best.strength} for method in best.method.split("+")]
+        skipped = [
+            {"layer": layer, "method": method, "reason": why, "parameters": network.parameters_of(layer)}
+            for method, strength, layer, why in self.survey.layers if f"{method}-{strength:g}" == best.key
+        ]  # fmt: skip
+        more = {"steps": steps, "latency": latency_json(best.times), "skipped": skipped}
+        values = [one.value for one in self.repeated]
+        return proof_json(self.options, self.dense, self.file, values, best.bytes, more)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the rules say."""
+        return diagnosed(self.judged, self.options)
+
     def shortfalls(self) -> list[str]:
         """What was asked for and is not reached, in sentences; none if all is."""
         target, best, metric = self.options.target, self.best, self.dense.metric
@@ -105,6 +130,8 @@ class FastProof:
             lines += ["Front: all tries that no other beats", *self._front(), ""]
         if self.skipped:
             lines += ["Skipped", *self._skipped(), ""]
+        if self.diagnosis.findings:
+            lines += [*findings_told(self.diagnosis.findings).splitlines()[1:], ""]
         lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in self.ends]
         if self.file is not None:
             name = printable(str(self.file), 300)
@@ -150,12 +177,15 @@ class FastProof:
                  "speedup": one.speedup} for one in self.survey.candidates
             ],
             "skipped": [list(one) for one in self.skipped],
-            "skipped_layers": [list(one) for one in self.survey.layers],
+            "skipped_layers": [
+                list(one) for one in dict.fromkeys((method, layer, why) for method, _, layer, why in self.survey.layers)
+            ],
             "front": [
                 {"key": one.key, "milliseconds": one.outcome(self.options.batch).milliseconds, "metric": one.value,
                  "lost": one.lost} for one in self._best_ones()
             ],
             "tries": [one.as_json() for one in self.tries],
+            "proof": self.judged, "findings": findings_json(self.diagnosis.findings),
         }  # fmt: skip
 
     def _summary(self) -> list[str]:

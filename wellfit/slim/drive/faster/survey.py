@@ -81,13 +81,13 @@ class Survey:
     Args:
         candidates: those that were measured to be faster.
         skipped: the others: method, and why.
-        layers: of those that are faster: method, layer, why that one stayed as it is.
+        layers: of those that are faster: method, strength, layer, why that one stayed as it is.
         is_finished: whether what needs no training makes the network faster: it is tried on trained structures too.
     """
 
     candidates: tuple[Candidate, ...]
     skipped: tuple[tuple[str, str], ...]
-    layers: tuple[tuple[str, str, str], ...]
+    layers: tuple[tuple[str, float, str, str], ...]
     is_finished: bool
 
 
@@ -128,11 +128,11 @@ def survey_of(report: Path, batch: int) -> Survey:
             Candidate(one["method"], one["strength"], time["speedup"], time["after_ms"], file,
                       1.0 if one["method"] in UNTRAINED else gain)
         )  # fmt: skip
-        layers += [(one["method"], name, reason) for name, reason in one["skipped"]]
+        layers += [(one["method"], one["strength"], name, reason) for name, reason in one["skipped"]]
     good = {one.method for one in candidates}
     # The strongest was tried first, and its reason is the one that counts: it stands last.
     skipped = [(method, reasons[-1]) for method, reasons in why.items() if method not in good]
-    return Survey(tuple(candidates), tuple(skipped), tuple(dict.fromkeys(layers)), bool(useful))
+    return Survey(tuple(candidates), tuple(skipped), tuple(layers), bool(useful))
 
 
 def _speedup(told: dict[str, Any], batch: int) -> float:
