@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wellfit.errors import WellfitError
+from wellfit.slim.drive.methods import Method
 from wellfit.slim.target import NUMBER, Target
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -32,6 +33,7 @@ class SlimOptions:
         quiet: say nothing on standard error.
         typed: all words after `wellfit slim`, for the report.
         batch: samples in a call, by which targets of time are meant.
+        method: for all layers that it fits; None: prune and share.
     """
 
     words: list[str]
@@ -48,6 +50,21 @@ class SlimOptions:
     quiet: bool = False
     typed: tuple[str, ...] = ()
     batch: int = 1
+    method: Method | None = None
+
+
+def method_of(text: str | None) -> Method | None:
+    """The method that `--methods` asks for; None for what is searched anyway.
+
+    Raises:
+        WellfitError: it means none, or nothing would be done.
+    """
+    if text is None:
+        return None
+    method = Method.of(text, "--methods")
+    if method == Method():
+        raise WellfitError("--methods keep leaves all layers alone: name what is to be done")
+    return None if method == Method(prunes=True, shares=True) else method
 
 
 def budget_of(text: str) -> float:

@@ -18,8 +18,10 @@ from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.filing import described
 from wellfit.slim.drive.layers import Network
+from wellfit.slim.drive.methods import Method
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.plan import Plan, again, as_json
+from wellfit.slim.drive.plan import Plan, again
+from wellfit.slim.drive.plan_file import as_json
 from wellfit.slim.drive.search import front
 from wellfit.slim.drive.tries import Try
 
@@ -41,13 +43,14 @@ def plan_text(plan: Plan, network: Network) -> str:
         tensor = network.tensors[layer.name]
         rows.append((
             printable(layer.name, _NAME), f"{layer.parameters:,}", f"{tensor.bytes / network.bytes:.1%}",
-            f"{network.sensitivity[layer.name]:.1%}", layer.method, f"{layer.keep:.3g}",
+            f"{network.sensitivity[layer.name]:.1%}", str(layer.method), f"{layer.keep:.3g}",
             f"{layer.fewer_values}" if layer.values else "", f"{layer.predicted:,.0f}",
         ))  # fmt: skip
     left = [name for name in network.tensors if name not in network.weights]
     more = len(plan.layers) - _SHOWN
     lines = ["", "Plan", *table(rows, 4)]
     lines += [f"... and {more} more layers"] * (more > 0)
+    lines += [f"{printable(name, _NAME)} is left alone: {why}." for name, why in list(plan.left.items())[:_SHOWN]]
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
         *["What each layer keeps is settled while it is trained, biases with them; the sum holds."] * plan.together,
@@ -108,9 +111,13 @@ class Proof:
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
         """Of each tensor of the file what became of it."""
-        return described(
-            self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan}, self.best.together
-        )
+        return described(self.file, self.dense.network, self.plan)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """That the file was made by."""
+        asked = Method.of(self.best.asked, "the try") if self.best.asked else None
+        return again(self.dense.network, self.best.plan, self.best.together, asked)
 
     @cached_property
     def front(self) -> list[Try]:
@@ -169,7 +176,7 @@ class Proof:
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "bytes": [one.bytes for one in self.repeated],
             },
-            "plan": as_json(again(dense.network, self.best.plan, self.best.together), dense.network),
+            "plan": as_json(self.plan, dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
         }  # fmt: skip
@@ -208,11 +215,11 @@ class Proof:
         return lines
 
     def _layers(self) -> list[str]:
-        rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes", "left alone")]
+        rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes", "method, or why left alone")]
         rows += [
             (
                 printable(one["name"], _NAME), f"{one['parameters']:,}", f"{one['kept']:.1%}", f"{one['values']:,}",
-                f"{one['bits']:.2f}", f"{one['bytes']:,}", printable(one["skipped"] or "", 60),
+                f"{one['bits']:.2f}", f"{one['bytes']:,}", printable(one["skipped"] or one["method"] or "", 60),
             )
             for one in self.layers[:_SHOWN]
         ]  # fmt: skip
@@ -225,7 +232,7 @@ class Proof:
         rows += [
             (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
              "<- the file" if one == self.best else "")
-            for one in self.front
+            for one in sorted({*self.front, self.best}, key=lambda one: one.bytes)
         ]  # fmt: skip
         return table(rows, 4)
 
