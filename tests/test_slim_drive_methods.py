@@ -78,15 +78,16 @@ def slim(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subprocess.CompletedProcess[str]]]:
-    """A plan with a method of its own for each layer, written and run; and a method for all, with a target too far."""
+    """A method for all layers, as a plan; with other methods written into it, run; as it was, run; then asked for, with
+    a target too far."""
     folder = tmp_path_factory.mktemp("slim")
-    done = [slim(folder, "--only-plan", "plan.json", "--methods", "int8")]
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "asked.json").write_text(json.dumps(plan))
+    done = [slim(folder, "--only-plan", "asked.json", "--methods", "binarise")]
+    plan = json.loads((folder / "asked.json").read_text())
     for layer in plan["layers"]:
         layer |= MIXED[layer["name"]]
     (folder / "plan.json").write_text(json.dumps(plan))
     done.append(slim(folder, "--plan", "plan.json", "--keep-acc", "100"))
+    done.append(slim(folder, "--plan", "asked.json", "--to", "signs.wfz"))
     return folder, [*done, slim(folder, "--methods", "binarise", "--target", "50x", "--to", "signs.wfz")]
 
 
@@ -99,13 +100,14 @@ def report_of(folder: Path) -> dict[str, Any]:
 def test_a_method_for_all_layers_is_a_plan(made: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
     folder, (asked, *_) = made
     assert asked.returncode == 0, asked.stderr
-    assert {layer["method"] for layer in json.loads((folder / "asked.json").read_text())["layers"]} == {"int8"}
+    methods = [layer["method"] for layer in json.loads((folder / "asked.json").read_text())["layers"]]
+    assert methods == ["keep", "binarise", "binarise", "binarise", "keep"]
 
 
 def test_each_layer_of_the_file_is_as_its_method_says(
     made: tuple[Path, list[subprocess.CompletedProcess[str]]],
 ) -> None:
-    folder, (_, ran, _) = made
+    folder, (_, ran, *_) = made
     assert ran.returncode == 0, ran.stderr
     space: dict[str, Any] = {}
     exec(SCRIPT.split("optimizer =")[0], space)
@@ -125,7 +127,7 @@ def test_each_layer_of_the_file_is_as_its_method_says(
 
 
 def test_the_proof_names_each_method(made: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
-    folder, (_, ran, _) = made
+    folder, (_, ran, *_) = made
     rows = {words[0]: words for line in ran.stdout.split("\nLayers\n")[1].splitlines() if (words := line.split())}
     assert rows["2.bits"][1:4] == ["4,096", "100.0%", "2"] and rows["2.bits"][6:] == ["binarise", "xnor"]
     assert 1 <= float(rows["2.bits"][4]) < 1.1 and 1 <= float(rows["5.weight"][4]) < 1.3
@@ -141,18 +143,19 @@ def test_the_proof_names_each_method(made: tuple[Path, list[subprocess.Completed
 def test_a_method_with_nothing_to_search_is_tried_once(
     made: tuple[Path, list[subprocess.CompletedProcess[str]]],
 ) -> None:
+    """It was made as a plan, and is not made again."""
     folder, (*_, ran) = made
     assert ran.returncode == 1
+    assert ran.stderr.count("binarise in 3 of 5 layers: that try is made already") == 1
     assert "50x was not reached: the smallest file has " in ran.stderr
     assert len(list((folder / ".wellfit" / "slim").glob("train-*/try-*.json"))) == 2
     assert "0.weight is left alone: the first layer." in ran.stdout
-    assert "<- the file" in ran.stdout
-    assert (folder / "signs.wfz").is_file()
+    assert ran.stdout.count("<- the file") == 1
 
 
 def test_forecasts_of_both_plans_hold(made: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
     _, ran = made
-    for done in ran[1:]:
+    for done in ran[1:3]:
         promised = int(done.stdout.split("Predicted: ")[1].split()[0].replace(",", ""))
         given = int(done.stdout.split("  slim ")[1].split(")")[1].split()[0].replace(",", ""))
         assert abs(given / promised - 1) < 0.15, done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wellfit.errors import WellfitError
@@ -21,7 +22,7 @@ from wellfit.slim.drive.plan import again
 from wellfit.slim.drive.plan_file import checked, read_plan_text, write_plan
 from wellfit.slim.drive.proof import Proof, plan_text, say
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
-from wellfit.slim.drive.search_plan import best_of, first_plan, next_plan
+from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.tries import Tries, Try
 from wellfit.slim.drive.work import Work, work_of
@@ -100,6 +101,7 @@ class _Slim:
         self._deadline = deadline
         self._untaught = False  # the last try was not made as its network cannot be taught
         self._ends: list[str] = []  # why the search ended before its time
+        self._families: dict[str, Family] = {}  # of the settings that the search came upon, by their digests
 
     def made(self, told: dict[str, object] | None) -> int:
         """Go through all of it; the exit code."""
@@ -156,6 +158,7 @@ class _Slim:
                 break
             plan, family = following
             setting = Setting(plan, self._steps(tries, dense), family.is_taught, asked=family.asked)
+            self._families[setting.digest] = family
             if not self._tried(tries, setting, family.values, dense) and not self._untaught:
                 break
             self._untaught = False
@@ -163,10 +166,14 @@ class _Slim:
 
     def _searchable(self, tries: Tries) -> list[Try]:
         """Tries of what is searched now: of the method that was asked for, or of none that must be asked for."""
-        asked = str(self._options.method or "")
-        return [
-            one for one in tries.done() if one.seed is None and one.asked == asked and (asked or not one.names_methods)
-        ]
+        asked, found = str(self._options.method or ""), []
+        for one in tries.done():
+            family = self._families.get(one.digest)
+            if family is not None:  # it may have been made by a plan of the user's, which says nothing of families
+                one = replace(one, values=family.values, asked=family.asked)
+            if one.seed is None and one.asked == asked and (asked or not one.names_methods):
+                found.append(one)
+        return found
 
     def _tried(self, tries: Tries, setting: Setting, values: int | None, dense: Dense) -> Try | None:
         """Make one try, and say what it came to; None where the time is over, or it fails while others have not."""

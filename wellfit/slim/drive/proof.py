@@ -231,8 +231,8 @@ class Proof:
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
         rows += [
             (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
-             "<- the file" if one == self.best else "")
-            for one in sorted({*self.front, self.best}, key=lambda one: one.bytes)
+             "<- the file" if one.folder == self.best.folder else "")
+            for one in sorted({one.folder: one for one in (*self.front, self.best)}.values(), key=lambda one: one.bytes)
         ]  # fmt: skip
         return table(rows, 4)
 
