@@ -163,6 +163,18 @@ def test_single_layers_have_amounts_of_their_own(run: Run) -> None:
     assert said(ran, "prune")[1] == [("nine", "Sequential has no such layer")]
 
 
+def test_single_layers_have_neighbours_of_their_own(run: Run) -> None:
+    shown = "for w, m in ((weights[0], 4), (weights[2], 16)): print(w.view(-1, m).count_nonzero(1).unique().tolist())"
+    ran = run(changed(SCRIPT, ("# after", shown)), "prune=0.5,steps:40,layers:0=1:4;4=1:16")
+    assert looks(ran)[-1][0] == [480, 256, 60]
+    assert ran.lines[-2:] == ["[1]", "[1]"], "exactly N, though the last layer keeps 4 weights then"
+    assert said(ran, "prune")[0] == [
+        "Sequential: of 640 weights in 1 tensors 1:4 are kept along the input by step 20",
+        "Sequential: of 64 weights in 1 tensors 1:16 are kept along the input by step 20",
+        "Sequential: of 512 weights in 1 tensors 256 become 0 by step 20",
+    ]
+
+
 def test_a_model_that_is_evaluated_before_it_is_trained(run: Run) -> None:
     looked = "with torch.inference_mode(): model(x)"
     ran = run(changed(SCRIPT, ("# made", f"{looked}; look()"), ("    look()\n", f"    {looked}\n    look()\n")),
@@ -242,6 +254,7 @@ def test_layers_of_all_kinds_and_several_optimizers(run: Run) -> None:
         ("prune", "prune needs an amount or a group"),
         ("prune=0.9", "prune needs steps, how many optimizer steps the run makes, as in --override prune=...,steps"),
         ("prune=0.9,steps:9,start:0.5,until:0.2", "prune ends at 0.2 of the run, before its start at 0.5"),
+        ("prune=0.5,steps:9,layers:fc=0:4", '"fc" in layers of prune is N:M with N below M, both from 1 to 99'),
         ("prune=group:4:2,steps:9", "group of prune is N:M with N below M"),
         ("prune=0.5,group:2:4,steps:9", "says itself how many weights are kept"),
         ("prune=0.5,steps:9,layers:fc1", 'layers of prune is written as PATTERN=NUMBER;PATTERN=NUMBER, not "fc1"'),

@@ -113,6 +113,36 @@ def test_the_inner_layers_are_signs_times_a_scale(run: Run) -> None:
     assert {name for name, _ in said(run(script, "binarise"), "binarise")[1]} == {"0", "4"}
 
 
+def test_what_becomes_a_sign_is_said_layer_by_layer(run: Run) -> None:
+    script = changed(SCRIPT, ("    look()\n", ""))
+    ran = run(script.replace("# after", BINARY), "binarise=layers:0=both;2=off")
+    assert ran.lines == ["0 True 64", "2 False 512", "4 False 64"], ran.err
+    changes, left = said(ran, "binarise")
+    assert "Sequential: 0 see the signs of their inputs" in changes
+    assert {name for name, _ in left} == {"4"}
+
+
+GRID = "for w in weights: print(max(len(row.unique()) for row in w), on_grid(w, 4).equal(w), on_grid(w, 2).equal(w))"
+
+
+def test_weights_are_whole_numbers_times_a_scale(run: Run) -> None:
+    script = changed(
+        SCRIPT, ("    look()\n", ""),
+        ("# after", f"from wellfit.slim.methods.grid import on_grid\n{GRID}"),
+    )  # fmt: skip
+    ran = run(script, "prune=0.5,scope:layer,steps:40", "quantise=4,layers:2=2;4=0")
+    assert ran.lines[0].endswith("True False") and int(ran.lines[0].split()[0]) <= 15, ran.lines
+    assert ran.lines[1] == "3 False True"
+    assert ran.lines[2].endswith("False False")
+    assert said(ran, "quantise")[0] == ["Sequential: 2 tensors are whole numbers times a scale for each filter"]
+
+
+def test_steps_that_are_smaller_than_a_grid_s_distance_add_up(run: Run) -> None:
+    """A step of Adam moves a weight by 0.01; 3 bits of weights up to 0.22 lie 0.07 apart."""
+    ran = run(changed(SCRIPT, ("    look()\n", "    if step in (0, 39): print(loss.item())\n")), "quantise=3")
+    assert float(ran.lines[1]) < 0.7 * float(ran.lines[0]), ran.lines
+
+
 def test_scales_are_the_mean_size_of_what_lies_behind(run: Run) -> None:
     script = changed(
         SCRIPT, ("    look()\n", ""), ("range(40)", "range(1)"), (ADAM, "torch.optim.SGD(model.parameters(), lr=0.0)"),
@@ -163,6 +193,9 @@ def test_the_gradient_of_a_sign_goes_straight_through_within_1() -> None:
         ("share=16,start:0.5", "share needs steps, how many optimizer steps the run makes, as in --override share=..."),
         ("share=16,layers:fc1=1.5", '"fc1" in layers of share is a whole number from 0 to 4096, not "1.5"'),
         ("binarise=both,start:1", "binarise needs steps"),
+        ("binarise=layers:fc=none", '"fc" in layers of binarise is one of weights, both, off, not "none"'),
+        ("quantise=9", 'quantise is a whole number from 2 to 8, not "9"'),
+        ("quantise=8,layers:fc=1", '"fc" in layers of quantise is a whole number from 2 to 8, not "1"'),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:

@@ -15,7 +15,8 @@ from overridden import ENV
 import wellfit.slim
 from wellfit.errors import WellfitError
 from wellfit.slim.drive.layers import Network, Tensor
-from wellfit.slim.drive.plan import as_json, checked, planned, read_plan_text, write_plan
+from wellfit.slim.drive.plan import planned
+from wellfit.slim.drive.plan_file import as_json, checked, read_plan_text, write_plan
 
 SCRIPT = """
 import torch

@@ -117,6 +117,21 @@ def test_scales_of_quantised_weights_are_found_again(bits_used: int, rows: int, 
         assert (grid.unpack(memoryview(payload), dtype, patterns.shape) == patterns).all()
 
 
+@pytest.mark.parametrize("bits_used", range(2, 9))
+@pytest.mark.parametrize("columns", [1, 2, 9])
+def test_so_are_those_of_few_numbers_whose_distances_are_many_steps(bits_used: int, columns: int) -> None:
+    """Filters of a first layer, say: the largest number tells the scale."""
+    chance = np.random.default_rng(columns)
+    most = (1 << (bits_used - 1)) - 1
+    normal = chance.normal(size=(50, columns))
+    scales = (np.abs(normal).max(axis=1, keepdims=True) / most).astype("f4")
+    values = np.round(normal / scales).clip(-most, most).astype("f4") * scales + np.float32(0)
+    patterns = patterns_of(values, DTYPE_NAMED["float32"])
+    payload = grid.pack(patterns, DTYPE_NAMED["float32"], True)
+    assert payload is not None
+    assert (grid.unpack(memoryview(payload), DTYPE_NAMED["float32"], patterns.shape) == patterns).all()
+
+
 @pytest.mark.parametrize(
     "name", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "int8", "int64", "uint8"]
 )

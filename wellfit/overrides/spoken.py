@@ -4,8 +4,9 @@ from __future__ import annotations
 
 OVERRIDES = {
     "binarize": "binarise", "cluster": "share", "distill": "distil", "distillation": "distil", "eval": "evaluate",
-    "pretrained": "start", "pruning": "prune", "resume": "start", "save-weights": "keep-weights", "sparse": "prune",
-    "sparsity": "prune", "test": "evaluate", "weight-sharing": "share",
+    "pretrained": "start", "pruning": "prune", "qat": "quantise", "quantize": "quantise", "resume": "start",
+    "save-weights": "keep-weights", "sparse": "prune", "sparsity": "prune", "test": "evaluate",
+    "weight-sharing": "share",
     "amp": "precision", "autocast": "precision", "batch": "batch-size", "bf16": "precision", "bs": "batch-size",
     "clip": "clip-norm", "clip-grad": "clip-norm", "clip-grad-norm": "clip-norm", "clip-grad-value": "clip-value",
     "cuda": "device", "decay": "weight-decay", "dtype": "precision", "epochs": "stop-after", "fp16": "precision",

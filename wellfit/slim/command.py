@@ -41,7 +41,7 @@ def run_command(words: list[str]) -> int:
 
 
 def _drive(words: list[str]) -> int:
-    from wellfit.slim.drive.options import SlimOptions, budget_of
+    from wellfit.slim.drive.options import SlimOptions, budget_of, method_of
     from wellfit.slim.target import Target
 
     parser = Parser(
@@ -73,12 +73,14 @@ def _drive(words: list[str]) -> int:
         "--inputs", metavar="FILE|SHAPE", help="an example batch: .npy, .safetensors, or the shape of a sample: 1x28x28"
     )
     add("--check", metavar="MODULE:NAME", help="a function of the model that gives its accuracy, or another number")
-    add("--methods", metavar="NAMES", help="use these only: fold,cut,svd,tucker,cp,int8,prune,share,grid,round")
+    add("--methods", metavar="NAMES", help="use these only. For a script: 'prune, share' (default), prune, share, "
+        "'prune 2:4', 'prune 2:4, share', int8 (int2 to int8), 'prune, int8', binarise, 'binarise xnor'; "
+        "with --model: fold,cut,svd,tucker,cp,int8,prune,share,grid,round")  # fmt: skip
     own, command = split(words, parser)
     given = parser.parse_args(own)
     if given.model is not None:
         return _from_model(given, command)
-    for name in ("weights", "inputs", "check", "methods"):
+    for name in ("weights", "inputs", "check"):
         if getattr(given, name) is not None:
             raise WellfitError(f"--{name} goes with --model, where no script is run")
     if not command:
@@ -88,7 +90,7 @@ def _drive(words: list[str]) -> int:
     options = SlimOptions(
         command, Target.of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
         given.metric, _count(given.seeds, "--seeds", 100), given.plan, given.only_plan, tuple(given.override),
-        given.quiet, tuple(words), _count(given.batch, "--batch", 65536), _asked(given),
+        given.quiet, tuple(words), _count(given.batch, "--batch", 65536), _asked(given), method_of(given.methods),
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 

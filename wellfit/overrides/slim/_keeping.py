@@ -66,5 +66,11 @@ def _about(
     return {
         "name": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch."),
         "kind": "parameter" if is_parameter else "buffer", "layer": name.rpartition(".")[0],
-        "class": type(module).__name__, **made_of(program, value),
+        "class": type(module).__name__, **_groups(module), **made_of(program, value),
     }  # fmt: skip
+
+
+def _groups(module: nn.Module) -> dict[str, int]:
+    """Of a convolution that has several."""
+    groups = module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
+    return {"groups": groups} if groups != 1 else {}

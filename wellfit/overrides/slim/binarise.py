@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from wellfit.overrides.parameters import choice, number, switch, whole
+from wellfit.overrides.parameters import choice, number, parameters_of, switch, text, whole
+from wellfit.overrides.slim._patterns import Patterns
 from wellfit.overrides.slim._span import Span
 from wellfit.overrides.slim._stage import Stage
 from wellfit.overrides.words import listed
@@ -27,7 +28,8 @@ class Binarise(Stage):
     step acts on the weights behind, which are kept within -1 and 1. What is pruned stays 0, and does not count in the
     mean. *both*: linear layers and convolutions see the signs of their inputs too (0 counts as positive); the gradient
     goes straight through where the input is within -1 and 1, and nowhere else. The first and the last layer are left
-    alone, unless ends:on.
+    alone, unless ends:on. `layers` says for single layers what becomes a sign, wherever they stand; with *off* they are
+    left alone.
 
     When it helps: weights take a 32nd of the memory; where both are signs, a product of 64 pairs is one XNOR and a
     count of bits.
@@ -54,9 +56,11 @@ class Binarise(Stage):
     start: float = number("share of the run's steps after which it begins", low=0, high=1, default=0.0)
     steps: int | None = whole("optimizer steps of the run, where start is not 0", default=None)
     ends: bool = switch("the first and the last layer too", default=False)
+    layers: str | None = text("weights, both or off for single layers, as in fc2=both;fc3=off", default=None)
 
+    _own: Patterns[str] = field(init=False)
     _span: Span = field(init=False)
-    _chosen: weakref.WeakKeyDictionary[Model, list[Weight]] = field(
+    _chosen: weakref.WeakKeyDictionary[Model, dict[Weight, str]] = field(
         default_factory=weakref.WeakKeyDictionary, init=False
     )
     _signed: weakref.WeakSet[Model] = field(default_factory=weakref.WeakSet, init=False)  # whose inputs are signs
@@ -64,17 +68,24 @@ class Binarise(Stage):
     def check(self) -> None:
         """See `Override`."""
         self._span = Span("binarise", self.start, self.start, self.steps)
+        what = parameters_of(Binarise)["what"]
+        single = replace(what, choices=(*what.choices, "off"))
+        self._own = Patterns(self.layers, single.value, "layers of binarise", "WHAT")
 
     def taken_on(self, model: Model) -> None:
         """See `Stage`."""
         weights = [weight for weight in model.weights if not weight.is_bias]
+        for pattern in self._own.missing([weight.name for weight in weights]):
+            self.left_out(pattern, f"{model.name} has no such layer")
+        own = {weight: self._own.of(weight.name) for weight in weights}
         layers = list(dict.fromkeys(_layer(weight) for weight in weights))
-        left = set() if self.ends else {*layers[:1], *layers[-1:]}
-        for layer in sorted(left):
+        ends = set() if self.ends else {*layers[:1], *layers[-1:]}
+        for layer in sorted({_layer(weight) for weight, what in own.items() if what is None} & ends):
             self.left_out(layer, "it is the first or the last layer; ends:on includes them")
         for name, why in model.omitted:
             self.left_out(name, why)
-        self._chosen[model] = [weight for weight in weights if _layer(weight) not in left]
+        wanted = {weight: own[weight] or ("off" if _layer(weight) in ends else self.what) for weight in weights}
+        self._chosen[model] = {weight: what for weight, what in wanted.items() if what != "off"}
         if self._chosen[model]:
             names = listed(_layer(weight) for weight in self._chosen[model])
             when = f" after step {self._span.first}" if self._span.first else ""
@@ -86,10 +97,10 @@ class Binarise(Stage):
 
     def make(self, model: Model, weights: list[Weight], values: list[Tensor], step: int) -> list[Tensor]:
         """See `Stage`."""
-        if self.what == "both" and model not in self._signed:
+        chosen = self._chosen[model]
+        if model not in self._signed:
             self._signed.add(model)
             self._sign_inputs(model)
-        chosen = set(self._chosen[model])
         return [
             _signs(weight, value) if weight in chosen else value
             for weight, value in zip(weights, values, strict=True)
@@ -100,9 +111,8 @@ class Binarise(Stage):
 
     def about(self, weight: Weight) -> dict[str, Any]:
         """See `Stage`."""
-        if weight.shown is None or not any(weight in chosen for chosen in self._chosen.values()):
-            return {}
-        return {"binary": self.what}
+        what = next((chosen[weight] for chosen in self._chosen.values() if weight in chosen), None)
+        return {} if weight.shown is None or what is None else {"binary": what}
 
     def end(self, program: Program) -> None:
         """See `Override`."""
@@ -116,7 +126,7 @@ class Binarise(Stage):
         from wellfit.overrides.layers.hooks import SignOfInput
 
         signed: list[str] = []
-        for weight in self._chosen[model]:
+        for weight in [weight for weight, what in self._chosen[model].items() if what == "both"]:
             module = model.module(weight)
             if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
                 module.register_forward_pre_hook(SignOfInput(), with_kwargs=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wellfit.errors import WellfitError
-from wellfit.overrides.parameters import choice, number, parameters_of, switch, text, whole
+from wellfit.overrides.parameters import choice, number, parameters_of, shortened, switch, text, whole
 from wellfit.overrides.slim._patterns import Patterns
 from wellfit.overrides.slim._span import Span
 from wellfit.overrides.slim._stage import Stage
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from wellfit.overrides.program import Program
     from wellfit.overrides.slim._saliency import Squares
     from wellfit.overrides.slim._weights import Model, Weight
+
+Group: TypeAlias = tuple[int, int]
+"""N of M neighbours that are kept."""
 
 _UPDATES = 100  # masks that are made while the share of zeros grows
 _CLEAR = 2.0  # over the share of this time from which on rows and columns are believed in full
@@ -37,8 +40,9 @@ class Prune(Stage):
     tenth of its layer's: what the loss would lose, whatever the layer; before the first gradients all are alike.
     *cubic*: between `start` and `until` the share grows as amount (1 - (1 - t)^3); *steep*: what is kept shrinks by
     factors, 1 - (1 - amount)^(1 - (1 - t)^1.5), which leaves the last weights more time where few are kept; *once*: at
-    `start`. With group:2:4 of each 4 neighbours along the input 2 are kept. `layers` gives single layers an amount of
-    their own; with 0 they are left alone. Every layer keeps at least 8 weights; biases may lose all.
+    `start`. With group:2:4 of each 4 neighbours along the input 2 are kept. `layers` gives single layers an amount or
+    an N:M of their own; with 0 they are left alone. Every layer keeps at least 8 weights but under N:M, where each
+    group keeps N; biases may lose all.
     Between two steps the parameters hold the pruned weights, so that the script evaluates and saves them; an
     optimizer's step acts on the weights behind them. With regrow:on these go on moving with the gradient at their place
     (straight through), and one that has grown comes back when the next mask is made; with regrow:off what is 0 stays 0.
@@ -76,15 +80,17 @@ class Prune(Stage):
     group: str | None = text("N:M, where N of M neighbours along the input are kept (2:4)", default=None)
     regrow: bool = switch("weights that are 0 may come back", default=True)
     biases: bool = switch("biases are pruned too", default=False)
-    layers: str | None = text("amounts of single layers, as in fc1=0.95;conv*=0.5 (0: left alone)", default=None)
+    layers: str | None = text(
+        "amounts or N:M of single layers, as in fc1=0.95;conv*=2:4;head=0 (0: left alone)", default=None
+    )
 
     _masks: weakref.WeakKeyDictionary[Weight, Tensor] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _squares: Squares = field(init=False)
     _reached: weakref.WeakKeyDictionary[Model, float] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _loaded: weakref.WeakSet[Model] = field(default_factory=weakref.WeakSet, init=False)
-    _own: Patterns = field(init=False)
+    _own: Patterns[float | Group] = field(init=False)
     _span: Span = field(init=False)
-    _neighbours: tuple[int, int] | None = field(default=None, init=False)
+    _group: Group | None = field(default=None, init=False)
 
     def check(self) -> None:
         """See `Override`."""
@@ -92,9 +98,9 @@ class Prune(Stage):
             raise WellfitError("prune needs an amount or a group: --override prune=0.9,steps:1000")
         once = self.schedule == "once"
         self._span = Span("prune", self.start, self.start if once else self.until, self.steps)
-        self._own = Patterns(self.layers, parameters_of(Prune)["amount"], "layers of prune")
+        self._own = Patterns(self.layers, _amount_or_group, "layers of prune")
         if self.group is not None:
-            self._neighbours = _neighbours(self.group)
+            self._group = group_of(self.group, "group of prune")
             others = self.scope != "global" or self.importance != "none"
             if self.amount is not None or self.layers is not None or others:
                 raise WellfitError(
@@ -109,15 +115,15 @@ class Prune(Stage):
         for name, why in model.omitted:
             self.left_out(name, why)
         parts = self._parts(model.weights)
-        count = sum(weight.data.numel() for weights, _ in parts for weight in weights)
-        if not count:
-            return
-        what = f"{model.name}: of {count} weights in {sum(len(weights) for weights, _ in parts)} tensors"
-        if self.group is not None:
-            self.changed(f"{what} {self.group} are kept along the input{self._span.until}")
-        else:
-            zeros = sum(_zeros(weights, amount) for weights, amount in parts)
-            self.changed(f"{what} {zeros} become 0{self._span.until}")
+        for group in dict.fromkeys(part.group for part in parts):
+            same = [part for part in parts if part.group == group]
+            weights = [weight for part in same for weight in part.weights]
+            what = f"{model.name}: of {_count(weights)} weights in {len(weights)} tensors"
+            if group is not None:
+                self.changed(f"{what} {group[0]}:{group[1]} are kept along the input{self._span.until}")
+            else:
+                zeros = sum(_zeros(part.weights, part.amount) for part in same)
+                self.changed(f"{what} {zeros} become 0{self._span.until}")
 
     def begin(self, program: Program) -> None:
         """See `Override`."""
@@ -144,8 +150,8 @@ class Prune(Stage):
         if self._reached.get(model) != progress:
             self._reached[model] = progress
             value_of = dict(zip(weights, values, strict=True))
-            for part, amount in self._parts(weights):
-                self._choose(part, [value_of[weight] for weight in part], amount, progress)
+            for part in self._parts(weights):
+                self._choose(part, [value_of[weight] for weight in part.weights], progress)
             if model in self._loaded:
                 self._loaded.discard(model)
                 self._say_loaded(weights, values, step)
@@ -178,43 +184,45 @@ class Prune(Stage):
             weight.latent.mul_(mask)
         return value.masked_fill(~mask, 0)  # not a product: that makes -0 of negative weights, which a file keeps
 
-    def _parts(self, weights: list[Weight]) -> list[tuple[list[Weight], float]]:
-        """What is compared with each other, and the share that becomes 0."""
-        parts: list[tuple[list[Weight], float]] = []
+    def _parts(self, weights: list[Weight]) -> list[_Part]:
+        """What is compared with each other, and what becomes of it."""
+        parts: list[_Part] = []
         together: list[Weight] = []
         for weight in weights:
             own = self._own.of(weight.name)
-            if (weight.is_bias and not self.biases) or own == 0:
+            group = own if isinstance(own, tuple) else self._group
+            if own == 0 or (weight.is_bias and (not self.biases or group is not None)):
                 continue
-            if self._neighbours is not None and weight.data.shape[weight.inputs] < self._neighbours[1]:
-                self.left_out(weight.name, f"it has fewer than {self._neighbours[1]} inputs")
+            if group is not None and weight.data.shape[weight.inputs] < group[1]:
+                self.left_out(weight.name, f"it has fewer than {group[1]} inputs")
+            elif isinstance(own, tuple):
+                parts.append(_Part([weight], 0.0, own))
             elif own is not None or self.scope == "layer":
-                parts.append(([weight], own if own is not None else self.amount or 0.0))
-            elif not (weight.is_bias and self._neighbours is not None):
+                parts.append(_Part([weight], own if own is not None else self.amount or 0.0))
+            else:
                 together.append(weight)
-        return [*parts, (together, self.amount or 0.0)] if together else parts
+        return [*parts, _Part(together, self.amount or 0.0, self._group)] if together else parts
 
-    def _choose(self, weights: list[Weight], values: list[Tensor], amount: float, progress: float) -> None:
+    def _choose(self, part: _Part, values: list[Tensor], progress: float) -> None:
         import math
 
         from wellfit.overrides.slim._masks import FEWEST, best, cubic, n_of_m, steep
 
-        count = sum(value.numel() for value in values)
+        weights = part.weights
+        count = _count(weights)
         scores = [self._score(weight, value, progress) for weight, value in zip(weights, values, strict=True)]
-        if self._neighbours is not None:
-            kept = [
-                n_of_m(value, weight.inputs, *self._neighbours) for weight, value in zip(weights, values, strict=True)
-            ]
+        fewest = [0 if weight.is_bias else FEWEST for weight in weights]
+        all_zeros = _zeros(weights, part.amount)
+        if part.group is not None:
+            kept = [n_of_m(value, weight.inputs, *part.group) for weight, value in zip(weights, values, strict=True)]
             scores = [score.masked_fill(mask, math.inf) for score, mask in zip(scores, kept, strict=True)]
             all_zeros = sum(int((~mask).sum()) for mask in kept)
-        else:
-            all_zeros = _zeros(weights, amount)
+            fewest = [0] * len(weights)
         grown = steep(all_zeros / count, progress) * count if self.schedule == "steep" else cubic(all_zeros, progress)
-        fewest = [0 if weight.is_bias else FEWEST for weight in weights]
         masks = best(scores, count - round(grown), fewest)
         for weight, mask, least in zip(weights, masks, fewest, strict=True):
             self._masks[weight] = mask
-            if progress == 1 and self.group is None and mask.numel() > least == int(mask.sum()) > 0:
+            if progress == 1 and mask.numel() > least == int(mask.sum()) > 0:
                 self.left_out(weight.name, f"it keeps {FEWEST} weights, the fewest that a layer keeps")
 
     def _score(self, weight: Weight, value: Tensor, progress: float) -> Tensor:
@@ -243,12 +251,46 @@ class Prune(Stage):
             )
 
 
-def _neighbours(group: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", group)
+@dataclass(frozen=True)
+class _Part:
+    """Weights that are compared with each other.
+
+    Args:
+        weights: these.
+        amount: the share that becomes 0.
+        group: N and M, in the place of an amount.
+    """
+
+    weights: list[Weight]
+    amount: float
+    group: Group | None = None
+
+
+def group_of(text: str, where: str) -> Group:
+    """N and M of "2:4".
+
+    Args:
+        where: names it in an error.
+
+    Raises:
+        WellfitError: it is written in another way.
+    """
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", text)
     if found is None or not int(found[1]) < int(found[2]):
-        raise WellfitError(f'group of prune is N:M with N below M, both below 100, as in group:2:4, not "{group}"')
+        raise WellfitError(f'{where} is N:M with N below M, both from 1 to 99, as in 2:4, not "{shortened(text)}"')
     return int(found[1]), int(found[2])
 
 
+def _amount_or_group(text: str, where: str) -> float | Group:
+    if ":" in text:
+        return group_of(text, where)
+    amount: float = parameters_of(Prune)["amount"].value(text, where)
+    return amount
+
+
+def _count(weights: list[Weight]) -> int:
+    return sum(weight.data.numel() for weight in weights)
+
+
 def _zeros(weights: list[Weight], amount: float) -> int:
-    return round(amount * sum(weight.data.numel() for weight in weights))
+    return round(amount * _count(weights))

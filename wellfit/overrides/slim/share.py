@@ -90,7 +90,7 @@ class Share(Stage):
     biases: bool = switch("biases are shared too", default=False)
     layers: str | None = text("numbers for single layers, as in fc1=32;head=0 (0: left alone)", default=None)
 
-    _own: Patterns = field(init=False)
+    _own: Patterns[float] = field(init=False)
     _span: Span = field(init=False)
     _shared: weakref.WeakKeyDictionary[Weight, _Shared] = field(default_factory=weakref.WeakKeyDictionary, init=False)
     _squares: Squares = field(init=False)
@@ -98,7 +98,7 @@ class Share(Stage):
     def check(self) -> None:
         """See `Override`."""
         self._span = Span("share", self.start, self.start, self.steps)
-        self._own = Patterns(self.layers, replace(parameters_of(Share)["values"], low=0), "layers of share")
+        self._own = Patterns(self.layers, replace(parameters_of(Share)["values"], low=0).value, "layers of share")
 
     def begin(self, program: Program) -> None:
         """See `Override`."""

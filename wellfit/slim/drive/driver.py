@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wellfit.errors import WellfitError
@@ -17,18 +18,18 @@ from wellfit.slim.drive.base import Base, Dense
 from wellfit.slim.drive.faster import Faster
 from wellfit.slim.drive.giving import check_to, give
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.plan import Plan, again, checked, planned, read_plan_text, write_plan
+from wellfit.slim.drive.plan import again
+from wellfit.slim.drive.plan_file import checked, read_plan_text, write_plan
 from wellfit.slim.drive.proof import Proof, plan_text, say
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
-from wellfit.slim.drive.search import next_at_size
-from wellfit.slim.drive.search_plan import FAMILIES, FIRST, best_of, next_plan, predicted
+from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.tries import Tries, Try
 from wellfit.slim.drive.work import Work, work_of
 
 OWN = (
-    "seed", "save-aside", "start", "keep-weights", "evaluate", "scan", "prune", "share", "distil", "stop-after",
-    "restructure", "time-model",
+    "seed", "save-aside", "start", "keep-weights", "evaluate", "scan", "prune", "share", "binarise", "quantise",
+    "distil", "stop-after", "restructure", "time-model",
 )  # fmt: skip
 """Overrides that slim sets itself."""
 
@@ -54,6 +55,9 @@ def run_slim(options: SlimOptions) -> int:
         raise WellfitError(f"--from {options.start}: there is no such file")
     if options.target.is_time and (options.plan or options.only_plan):
         raise WellfitError("plans are for targets of size: leave --plan and --only-plan out, or give such a target")
+    if options.method is not None and (options.target.is_time or options.plan):
+        why = "a plan names the methods itself" if options.plan else "targets of time have methods of their own"
+        raise WellfitError(f"--methods is for the search of a small file, and {why}: leave it out")
     told = None if options.plan is None else read_plan_text(options.plan)
     try:
         cwd = Path.cwd()
@@ -97,6 +101,7 @@ class _Slim:
         self._deadline = deadline
         self._untaught = False  # the last try was not made as its network cannot be taught
         self._ends: list[str] = []  # why the search ended before its time
+        self._families: dict[str, Family] = {}  # of the settings that the search came upon, by their digests
 
     def made(self, told: dict[str, object] | None) -> int:
         """Go through all of it; the exit code."""
@@ -105,7 +110,10 @@ class _Slim:
             return dense
         if self._options.target.is_time:
             return Faster(self._options, self._work, self._runs, self._label, self._left).made(dense)
-        plan = self._first_plan(dense) if told is None else checked(told, dense.network, self._options.plan or Path())
+        if told is None:
+            plan = first_plan(dense.network, self._options.target, self._options.method)
+        else:
+            plan = checked(told, dense.network, self._options.plan or Path())
         say(plan_text(plan, dense.network))
         if self._options.only_plan is not None:
             write_plan(plan, dense.network, self._options.only_plan)
@@ -137,33 +145,35 @@ class _Slim:
             self._runs.tell(f"nothing was tried: {failed}")
             return end_like(failed.status)
 
-    def _first_plan(self, dense: Dense) -> Plan:
-        target, network, values = self._options.target, dense.network, FAMILIES[0].values
-        keep = FIRST
-        if target.kind != "size":
-            keep = (
-                next_at_size((), target.bytes_of(network.bytes), lambda one: predicted(network, one, values)) or FIRST
-            )
-        return planned(network, keep, values)
-
     def _searched(self, tries: Tries, dense: Dense) -> Try | None:
         """Try until nothing better is in sight or the budget is over; the best."""
         options = self._options
         while True:
-            made = [one for one in tries.done() if one.seed is None]
+            can_be_taught = self._work.done("untaught") is None
             following = next_plan(
-                dense.network, options.target, options.keep_accuracy, made, self._work.done("untaught") is None
-            )
+                dense.network, options.target, options.keep_accuracy, self._searchable(tries), can_be_taught,
+                options.method,
+            )  # fmt: skip
             if following is None:
                 break
             plan, family = following
-            setting = Setting(plan, self._steps(tries, dense), family.is_taught)
+            setting = Setting(plan, self._steps(tries, dense), family.is_taught, asked=family.asked)
+            self._families[setting.digest] = family
             if not self._tried(tries, setting, family.values, dense) and not self._untaught:
                 break
             self._untaught = False
-        return best_of(
-            [one for one in tries.done() if one.seed is None], options.target, options.keep_accuracy, dense.network
-        )
+        return best_of(self._searchable(tries), options.target, options.keep_accuracy, dense.network)
+
+    def _searchable(self, tries: Tries) -> list[Try]:
+        """Tries of what is searched now: of the method that was asked for, or of none that must be asked for."""
+        asked, found = str(self._options.method or ""), []
+        for one in tries.done():
+            family = self._families.get(one.digest)
+            if family is not None:  # it may have been made by a plan of the user's, which says nothing of families
+                one = replace(one, values=family.values, asked=family.asked)
+            if one.seed is None and one.asked == asked and (asked or not one.names_methods):
+                found.append(one)
+        return found
 
     def _tried(self, tries: Tries, setting: Setting, values: int | None, dense: Dense) -> Try | None:
         """Make one try, and say what it came to; None where the time is over, or it fails while others have not."""
@@ -218,9 +228,8 @@ class _Slim:
         """The chosen setting with other random numbers."""
         found = [best]
         for seed in range(1, self._options.seeds):
-            setting = Setting(
-                again(dense.network, best.plan, best.together), self._steps(tries, dense), best.is_taught, seed
-            )
+            plan = again(dense.network, best.plan, best.together)
+            setting = Setting(plan, self._steps(tries, dense), best.is_taught, seed, best.asked)
             known = next((one for one in tries.done() if one.digest == setting.digest), None)
             needed = _needed(tries.done(), dense)
             if known is None and needed > self._left():

@@ -24,6 +24,7 @@ class Tensor:
         dtype: as torch calls it.
         layer_class: class of the module that holds it.
         is_parameter: it is no buffer.
+        groups: of a convolution.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Tensor:
     dtype: str
     layer_class: str
     is_parameter: bool
+    groups: int = 1
 
     @property
     def count(self) -> int:
@@ -101,9 +103,12 @@ def network_of(about: Path, scan: Path) -> Network:
     """
     told, seen = _read(about), _read(scan)
     tensors = {
-        one["name"]: Tensor(one["name"], tuple(one["shape"]), one["dtype"], one["class"], one["kind"] == "parameter")
+        one["name"]: Tensor(
+            one["name"], tuple(one["shape"]), one["dtype"], one["class"], one["kind"] == "parameter",
+            one.get("groups", 1),
+        )
         for one in told["tensors"]
-    }
+    }  # fmt: skip
     layers = [layer for layer in seen["layers"] if layer["name"] in tensors]
     if not layers:
         raise WellfitError(f"{told['model']} has no layer whose weights slim could prune or share")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wellfit.config import Asked
 from wellfit.errors import WellfitError
+from wellfit.slim.drive.methods import Method
 from wellfit.slim.target import NUMBER, Target
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -34,6 +35,7 @@ class SlimOptions:
         typed: all words after `wellfit slim`, for the report.
         batch: samples in a call, by which targets of time are meant.
         asked: the rules that judge what came of it.
+        method: for all layers that it fits; None: prune and share.
     """
 
     words: list[str]
@@ -51,6 +53,21 @@ class SlimOptions:
     typed: tuple[str, ...] = ()
     batch: int = 1
     asked: Asked = field(default_factory=Asked)
+    method: Method | None = None
+
+
+def method_of(text: str | None) -> Method | None:
+    """The method that `--methods` asks for; None for what is searched anyway.
+
+    Raises:
+        WellfitError: it means none, or nothing would be done.
+    """
+    if text is None:
+        return None
+    method = Method.of(text, "--methods")
+    if method == Method():
+        raise WellfitError("--methods keep leaves all layers alone: name what is to be done")
+    return None if method == Method(prunes=True, shares=True) else method
 
 
 def budget_of(text: str) -> float:

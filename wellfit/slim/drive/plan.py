@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from wellfit.errors import WellfitError
-from wellfit.nearest import did_you_mean
-from wellfit.record.writing import write_json
 from wellfit.slim.drive.layers import Network
+from wellfit.slim.drive.methods import Method, left_out
 
-VERSION = 1
-METHODS = ("prune, share", "prune", "share", "keep")
+Told: TypeAlias = tuple[str, float, int] | tuple[str, float, int, str]
+"""Of a layer its name, the share that is kept, its values, and its method where these do not say it."""
+
 FEWEST = 8
 """Weights that a layer keeps at least, as the override prune has it."""
 
@@ -24,6 +22,9 @@ _SMALL = 64  # a tensor of fewer weights is not pruned: its bytes are next to no
 _GATHERED = 0.6  # of the bytes, where few weights are kept and gather in rows and columns (0.55 to 0.65 seen)
 _BIAS = 0.3  # bytes of a bias, where biases are pruned and shared
 _ENTRY = 14  # bytes of a tensor in the file beside its name and numbers
+_HALF_BITS, _BFLOAT_BITS = 13.5, 10.7  # of a weight that is only rounded, see `filing`
+_ONE_TINY = 1500  # weights of which one is too small for float16, where none were pruned
+_COUNTED = 60  # bytes of the change that makes a layer count signs, and of the entry of its scales
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,70 @@ class Layer:
         parameters: how many numbers it has.
         keep: the share of them that is not 0.
         values: the different values besides 0; 0 if they are left as they are.
+        pattern, bits, signs: see `Method`.
+        filters: that have a scale of their own each; 0 where there are no scales.
     """
 
     name: str
     parameters: int
     keep: float
     values: int
+    pattern: tuple[int, int] | None = None
+    bits: int = 0
+    signs: str = ""
+    filters: int = 0
 
     @property
-    def method(self) -> str:
-        """One of `METHODS`."""
-        return METHODS[(2 if self.keep >= 1 else 0) + (0 if self.values else 1)]
+    def method(self) -> Method:
+        """What is done with it."""
+        return Method(self.keep < 1, self.pattern, self.values > 0, self.bits, self.signs)
+
+    @property
+    def told(self) -> Told:
+        """As short as can be."""
+        method = self.method
+        short = (self.name, self.keep, self.values)
+        return (*short, str(method)) if method.is_told else short
 
     @property
     def predicted(self) -> float:
         """Bytes: the entropy of which weights are kept, and of the values of those."""
+        return self._places + self._values + _ENTRY + len(self.name)
+
+    def predicted_together(self) -> float:
+        """The same where layers share out what they keep: kept weights gather in rows and columns then."""
+        fewer = (1 - _GATHERED) * (1 - self.keep)
+        if self.values and self.pattern is None:
+            return (1 - fewer) * self.predicted
+        return self.predicted - (fewer * self._places if self.pattern is None else 0.0)
+
+    @property
+    def _places(self) -> float:
+        """Bytes that tell which weights are kept."""
+        if self.pattern is None:
+            return self.parameters * _entropy(self.keep) / 8
+        kept, of = self.pattern
+        return self.parameters * math.log2(math.comb(of, kept)) / of / 8
+
+    @property
+    def _values(self) -> float:
+        """Bytes of the values that are kept, and of what tells which they are."""
         kept, values = self.keep * self.parameters, self.fewer_values
-        bits = self.parameters * _entropy(self.keep) + kept * (math.log2(values) if values else 25.0)
-        return bits / 8 + 2 * values + _ENTRY + len(self.name)
+        if self.signs:
+            return self.parameters / 8 + 2 * self.filters + (_COUNTED + len(self.name) if self.signs == "both" else 0)
+        if self.bits:
+            return kept * self._whole_bits / 8 + 4 * self.filters
+        is_half = 1.0 if self.keep < 1 else math.exp(-self.parameters / _ONE_TINY)  # how likely float16 holds all
+        float_bits = _BFLOAT_BITS + is_half * (_HALF_BITS - _BFLOAT_BITS)
+        return kept * (math.log2(values) if values else float_bits) / 8 + 2 * values
+
+    @property
+    def _whole_bits(self) -> float:
+        """Of a whole number: the entropy of normal numbers in cells of width 1, log2(2 pi e variance) / 2, of which the
+        largest in a filter is the largest that its bits have. Of k normal numbers the largest is about
+        1.45 + 0.285 ln k standard deviations (right to 0.1 from 9 to 10,000)."""
+        deviation = (2 ** (self.bits - 1) - 1) / (1.45 + 0.285 * math.log(self.parameters / self.filters))
+        return math.log2(2 * math.pi * math.e * (deviation**2 + 1 / 12)) / 2
 
     @property
     def fewer_values(self) -> int:
@@ -69,19 +116,22 @@ class Plan:
         layers: those that can be pruned and shared, in the order of the network.
         around: predicted bytes of everything else.
         together: the layers share out what is kept among themselves while they are trained; `keep` of a layer that is
-            pruned is then only expected, and their sum holds.
+            pruned is then only expected, and their sum holds. Layers with a pattern keep to that.
+        left: layers that are left alone as what was asked for does not fit them: the reasons.
     """
 
     model: str
     layers: tuple[Layer, ...]
     around: float
     together: bool = False
+    left: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def predicted(self) -> float:
         """Bytes of the file."""
-        fewer = 1 - _GATHERED if self.together else 0.0
-        return self.around + sum((1 - fewer * (1 - layer.keep)) * layer.predicted for layer in self.layers)
+        return self.around + sum(
+            layer.predicted_together() if self.together else layer.predicted for layer in self.layers
+        )
 
     @property
     def keep(self) -> float:
@@ -89,18 +139,63 @@ class Plan:
         return sum(layer.keep * layer.parameters for layer in self.layers) / sum(one.parameters for one in self.layers)
 
     @property
-    def told(self) -> tuple[tuple[str, float, int], ...]:
-        """Of each layer its name, the share that is kept, and its values."""
-        return tuple((layer.name, layer.keep, layer.values) for layer in self.layers)
+    def told(self) -> tuple[Told, ...]:
+        """Of each layer what is done."""
+        return tuple(layer.told for layer in self.layers)
 
 
-def again(network: Network, told: Iterable[tuple[str, float, int]], together: bool) -> Plan:
-    """The plan of which `Plan.told` told, and `Plan.together`."""
-    layers = tuple(Layer(name, network.tensors[name].count, keep, values) for name, keep, values in told)
-    return Plan(network.model, layers, _around(network, together), together)
+def layer_of(network: Network, name: str, method: Method | None, keep: float, values: int) -> Layer:
+    """What is done with a layer.
+
+    Args:
+        method: None where the share that is kept and the values say it.
+        keep: told by the pattern where the method has one.
+    """
+    tensor = network.tensors[name]
+    if method is None or not method.is_told:
+        return Layer(name, tensor.count, keep, values)
+    if method.pattern is not None:
+        keep = method.pattern[0] / method.pattern[1]
+    filters = tensor.shape[0] if method.bits or method.signs else 0
+    return Layer(name, tensor.count, keep, values, method.pattern, method.bits, method.signs, filters)
 
 
-def planned(network: Network, keep: float, values: int) -> Plan:
+def again(network: Network, told: Iterable[Told], together: bool, asked: Method | None = None) -> Plan:
+    """The plan of which `Plan.told` told, and `Plan.together`.
+
+    Args:
+        asked: for all layers that it fits.
+    """
+    layers = tuple(
+        layer_of(network, name, Method.of(method[0], name) if method else None, keep, values)
+        for name, keep, values, *method in told
+    )
+    return Plan(network.model, layers, around(network, together), together, left_out(network, asked))
+
+
+def alike(network: Network, method: Method, values: int = 0) -> Plan:
+    """The plan that does the same with all layers that a method fits.
+
+    Args:
+        method: one that says which weights stay: all, or those of a pattern.
+        values: different values of a layer, where they share some.
+
+    Raises:
+        WellfitError: it fits none.
+    """
+    left = left_out(network, method)
+    fitting = [name for name in network.weights if name not in left]
+    if not fitting:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
+        raise WellfitError(f"{method} fits no layer of {network.model} ({why})")
+    layers = tuple(
+        layer_of(network, name, None if name in left else method, 1.0, 0 if name in left else values)
+        for name in network.weights
+    )
+    return Plan(network.model, layers, around(network, False), False, left)
+
+
+def planned(network: Network, keep: float, values: int, bits: int = 0) -> Plan:
     """The plan that keeps a share of all weights: more of a layer whose weights matter more.
 
     If a layer's error is its weight over the share that it keeps, the sum of errors is least where the share is as the
@@ -109,11 +204,13 @@ def planned(network: Network, keep: float, values: int) -> Plan:
     Args:
         keep: of all weights that can be pruned.
         values: different values of a layer.
+        bits: of the whole numbers that the weights are, where they are such.
     """
     counts = {name: network.tensors[name].count for name in network.weights}
     shares = _shares({name: math.sqrt(weight) for name, weight in network.weights.items()}, counts, keep)
-    layers = tuple(Layer(name, counts[name], shares[name], values) for name in counts)
-    return Plan(network.model, layers, _around(network, True), together=True)
+    method = Method(bits=bits) if bits else None
+    layers = tuple(layer_of(network, name, method, shares[name], values) for name in counts)
+    return Plan(network.model, layers, around(network, True), together=True)
 
 
 def _shares(urge: Mapping[str, float], counts: Mapping[str, int], keep: float) -> dict[str, float]:
@@ -134,8 +231,10 @@ def _shares(urge: Mapping[str, float], counts: Mapping[str, int], keep: float) -
     return {name: round(share, 5) for name, share in at(high).items()}
 
 
-def _around(network: Network, with_biases: bool) -> float:
-    """Norms, buffers and biases that are left alone have 2 bytes a number; the header and the checksum are about 60."""
+def around(network: Network, with_biases: bool) -> float:
+    """Bytes of all but the layers' weights: norms, buffers and biases that are left alone have 2 bytes a number; the
+    header and the checksum are about 60.
+    """
     rest = [tensor for name, tensor in network.tensors.items() if name not in network.weights]
     names = sum(_ENTRY + len(name) for name in network.tied) + sum(_ENTRY + len(tensor.name) for tensor in rest)
     biases = {tensor.name for tensor in rest if with_biases and network.why_left(tensor.name) == "bias"}
@@ -148,105 +247,3 @@ def _around(network: Network, with_biases: bool) -> float:
 
 def _entropy(share: float) -> float:
     return 0.0 if share in (0, 1) else -share * math.log2(share) - (1 - share) * math.log2(1 - share)
-
-
-# As a file ------------------------------------------------------------------------------------------------------------
-
-
-def as_json(plan: Plan, network: Network) -> dict[str, Any]:
-    """A plan as it is saved: `together`, and of each layer `method`, `keep` and `values`, can be edited."""
-    return {
-        "version": VERSION, "model": plan.model, "bytes": network.bytes, "predicted_bytes": round(plan.predicted),
-        "predicted_ratio": round(network.bytes / plan.predicted, 2), "keep": round(plan.keep, 5),
-        "together": plan.together,
-        "layers": [
-            {
-                "name": layer.name, "parameters": layer.parameters,
-                "share_of_bytes": round(network.tensors[layer.name].bytes / network.bytes, 4),
-                "sensitivity": network.sensitivity[layer.name], "method": layer.method,
-                "keep": layer.keep, "values": layer.values, "predicted_bytes": round(layer.predicted),
-            }
-            for layer in plan.layers
-        ],
-        "skipped": {name: network.why_left(name) for name in network.tensors if name not in network.weights},
-    }  # fmt: skip
-
-
-def write_plan(plan: Plan, network: Network, path: Path) -> None:
-    """Write a plan.
-
-    Raises:
-        WellfitError: the file cannot be written.
-    """
-    try:
-        write_json(path, as_json(plan, network))
-    except OSError as error:
-        raise WellfitError(f"the plan cannot be written to {path}: {error.strerror or error}") from None
-
-
-def read_plan_text(path: Path) -> dict[str, Any]:
-    """A plan's JSON, as far as it can be judged without the network.
-
-    Raises:
-        WellfitError: there is no such file, or it is no plan.
-    """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WellfitError(f"--plan {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise WellfitError(f"--plan {path} is no JSON: {error}") from None
-    if not isinstance(told, dict) or not isinstance(told.get("layers"), list) or "version" not in told:
-        raise WellfitError(f'--plan {path} is no plan: it has no "version" and "layers"; --only-plan FILE writes one')
-    if told["version"] != VERSION:
-        raise WellfitError(f"--plan {path} has the version {told['version']}, and {VERSION} is known here")
-    return told
-
-
-def checked(told: dict[str, Any], network: Network, path: Path) -> Plan:
-    """The plan that JSON tells of, for this network.
-
-    Raises:
-        WellfitError: it is for another network, or says what cannot be done.
-    """
-    where = f"--plan {path}"
-    layers: dict[str, Layer] = {}
-    for place, entry in enumerate(told["layers"], 1):
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            raise WellfitError(f'{where}: layer {place} has no "name"')
-        if name not in network.weights:
-            near = did_you_mean(name, network.weights)
-            raise WellfitError(f"{where} is for another network: {network.model} has no layer {name}{near}")
-        if name in layers:
-            raise WellfitError(f"{where}: the layer {name} is there twice")
-        layers[name] = _layer(entry, network.tensors[name].count, f"{where}: {name}")
-    missing = [name for name in network.weights if name not in layers]
-    if missing:
-        raise WellfitError(f'{where} says nothing of {missing[0]}: to leave it alone, give it the method "keep"')
-    together = told.get("together", False)
-    if type(together) is not bool:
-        raise WellfitError(f'{where}: "together" is true or false, not {json.dumps(together)[:60]}')
-    return Plan(network.model, tuple(layers[name] for name in network.weights), _around(network, together), together)
-
-
-def _layer(entry: dict[str, Any], count: int, where: str) -> Layer:
-    if entry.get("parameters", count) != count:
-        raise WellfitError(f"{where} has {count} parameters, not {entry['parameters']}: it is for another network")
-    method = entry.get("method", METHODS[0])
-    if method not in METHODS:
-        raise WellfitError(f'{where}: "method" is one of {"; ".join(METHODS)}, not {json.dumps(method)[:60]}')
-    keep, values = entry.get("keep", 1.0), entry.get("values", 0)
-    if type(keep) not in (int, float) or not 0 < keep <= 1:
-        raise WellfitError(f'{where}: "keep" is the share of weights that stay, above 0 and up to 1, not {keep!r:.60}')
-    if type(values) is not int or not (0 <= values <= MOST_VALUES):
-        raise WellfitError(
-            f'{where}: "values" is a whole number up to {MOST_VALUES}, 0 for no sharing, not {values!r:.60}'
-        )
-    if "share" in method and values == 0:
-        raise WellfitError(f'{where}: the method "{method}" needs "values", how many different values stay')
-    return Layer(
-        entry["name"], count,
-        max(float(keep), min(1.0, FEWEST / count)) if "prune" in method else 1.0,
-        values if "share" in method else 0,
-    )  # fmt: skip

@@ -20,8 +20,10 @@ from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.filing import described
 from wellfit.slim.drive.judging import diagnosed, proof_json
 from wellfit.slim.drive.layers import Network
+from wellfit.slim.drive.methods import Method
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.plan import Plan, again, as_json
+from wellfit.slim.drive.plan import Plan, again
+from wellfit.slim.drive.plan_file import as_json
 from wellfit.slim.drive.search import front
 from wellfit.slim.drive.tries import Try
 from wellfit.slim.findings import as_json as findings_json
@@ -45,13 +47,14 @@ def plan_text(plan: Plan, network: Network) -> str:
         tensor = network.tensors[layer.name]
         rows.append((
             printable(layer.name, _NAME), f"{layer.parameters:,}", f"{tensor.bytes / network.bytes:.1%}",
-            f"{network.sensitivity[layer.name]:.1%}", layer.method, f"{layer.keep:.3g}",
+            f"{network.sensitivity[layer.name]:.1%}", str(layer.method), f"{layer.keep:.3g}",
             f"{layer.fewer_values}" if layer.values else "", f"{layer.predicted:,.0f}",
         ))  # fmt: skip
     left = [name for name in network.tensors if name not in network.weights]
     more = len(plan.layers) - _SHOWN
     lines = ["", "Plan", *table(rows, 4)]
     lines += [f"... and {more} more layers"] * (more > 0)
+    lines += [f"{printable(name, _NAME)} is left alone: {why}." for name, why in list(plan.left.items())[:_SHOWN]]
     lines += [
         "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
         *["What each layer keeps is settled while it is trained, biases with them; the sum holds."] * plan.together,
@@ -112,21 +115,26 @@ class Proof:
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
         """Of each tensor of the file what became of it."""
-        return described(
-            self.file, self.dense.network, {name: keep for name, keep, _ in self.best.plan}, self.best.together
-        )
+        return described(self.file, self.dense.network, self.plan)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """That the file was made by."""
+        asked = Method.of(self.best.asked, "the try") if self.best.asked else None
+        return again(self.dense.network, self.best.plan, self.best.together, asked)
 
     @cached_property
     def judged(self) -> dict[str, Any]:
         """What rules read of it; norms, biases and buffers, which nobody asks to be made small, are not skipped."""
-        network, plan = self.dense.network, again(self.dense.network, self.best.plan, self.best.together)
+        network, asked = self.dense.network, self.best.asked or "prune, share"
         steps = [
-            {"layer": one.name, "method": one.method, "keep": one.keep, "values": one.values}
-            for one in plan.layers if one.method != "keep"
+            {"layer": one.name, "method": str(one.method), "keep": one.keep, "values": one.values}
+            for one in self.plan.layers if one.method != Method()
         ]  # fmt: skip
+        reasons = {name: why for name, why in network.skipped.items() if name in network.tensors} | dict(self.plan.left)
         skipped = [
-            {"layer": name, "method": "prune, share", "reason": reason, "parameters": network.tensors[name].count}
-            for name, reason in network.skipped.items() if name in network.tensors
+            {"layer": name, "method": asked, "reason": reason, "parameters": network.tensors[name].count}
+            for name, reason in reasons.items()
         ]  # fmt: skip
         more = {"steps": steps, "latency": [], "skipped": skipped}
         return proof_json(
@@ -196,7 +204,7 @@ class Proof:
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "bytes": [one.bytes for one in self.repeated],
             },
-            "plan": as_json(again(dense.network, self.best.plan, self.best.together), dense.network),
+            "plan": as_json(self.plan, dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],
             "proof": self.judged, "findings": findings_json(self.diagnosis.findings),
@@ -236,11 +244,11 @@ class Proof:
         return lines
 
     def _layers(self) -> list[str]:
-        rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes", "left alone")]
+        rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes", "method, or why left alone")]
         rows += [
             (
                 printable(one["name"], _NAME), f"{one['parameters']:,}", f"{one['kept']:.1%}", f"{one['values']:,}",
-                f"{one['bits']:.2f}", f"{one['bytes']:,}", printable(one["skipped"] or "", 60),
+                f"{one['bits']:.2f}", f"{one['bytes']:,}", printable(one["skipped"] or one["method"] or "", 60),
             )
             for one in self.layers[:_SHOWN]
         ]  # fmt: skip
@@ -252,8 +260,8 @@ class Proof:
         rows = [("bytes", "smaller", metric.name, "against dense", "")]
         rows += [
             (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
-             "<- the file" if one == self.best else "")
-            for one in self.front
+             "<- the file" if one.folder == self.best.folder else "")
+            for one in sorted({one.folder: one for one in (*self.front, self.best)}.values(), key=lambda one: one.bytes)
         ]  # fmt: skip
         return table(rows, 4)
 

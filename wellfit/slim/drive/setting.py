@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wellfit.slim.drive.plan import Plan
+from wellfit.slim.drive.plan import Layer, Plan
 
 PRUNED_FROM, PRUNED_BY, SHARED_FROM, FREE_UNTIL = 0.03, 0.55, 0.55, 0.95
 """Shares of a run's steps: from then on weights become 0, by then the whole amount is; from then on layers share
@@ -28,12 +30,14 @@ class Setting:
         steps: optimizer steps of the run; None if nobody knows: all is done at its begin then.
         is_taught: the dense network teaches.
         seed: None: the script's own random numbers.
+        asked: the method that was asked for all layers; empty where none was.
     """
 
     plan: Plan
     steps: int | None
     is_taught: bool
     seed: int | None = None
+    asked: str = ""
 
     def overrides(self, dense: Path) -> list[dict[str, Any]]:
         """As JSON, for `overrides.catalogue.from_json`.
@@ -53,6 +57,12 @@ class Setting:
             when = {"start": SHARED_FROM, "again": 1, "until": FREE_UNTIL, "steps": self.steps} if self.steps else {}
             told = {"values": max(shared.values()), "layers": layers, "biases": self._biases}
             found.append({"override": "share", **told, **when})
+        if any(layer.signs for layer in self.plan.layers):
+            layers = ";".join(f"{layer.name}={layer.signs or 'off'}" for layer in self.plan.layers)
+            found.append({"override": "binarise", "layers": layers})
+        if any(layer.bits for layer in self.plan.layers):
+            layers = ";".join(f"{layer.name}={layer.bits}" for layer in self.plan.layers)
+            found.append({"override": "quantise", "layers": layers})
         return found
 
     @property
@@ -63,11 +73,16 @@ class Setting:
     def _prune(self) -> dict[str, Any]:
         when = {"start": PRUNED_FROM, "until": PRUNED_BY, "steps": self.steps} if self.steps else {"schedule": "once"}
         pruned = [layer for layer in self.plan.layers if layer.keep < 1]
-        if not self._biases:
-            layers = ";".join(f"{layer.name}={1 - layer.keep:.5f}" for layer in pruned)
+        free = [layer for layer in pruned if layer.pattern is None]
+        if not (self._biases and free):
+            layers = ";".join(f"{layer.name}={_amount(layer)}" for layer in pruned)
             return {"override": "prune", "amount": 0, "scope": "layer", "layers": layers, **when}
-        kept = sum(layer.keep * layer.parameters for layer in pruned) / sum(layer.parameters for layer in pruned)
-        alone = ";".join(f"{layer.name}=0" for layer in self.plan.layers if layer.keep >= 1)
+        kept = sum(layer.keep * layer.parameters for layer in free) / sum(layer.parameters for layer in free)
+        alone = ";".join(
+            f"{layer.name}={'0' if layer.keep >= 1 else _amount(layer)}"
+            for layer in self.plan.layers
+            if layer not in free
+        )
         return {
             "override": "prune", "amount": round(1 - kept, 5), "scope": "bits", "importance": "gradient",
             "regrow": False, "biases": True, **when, "schedule": "steep", **({"layers": alone} if alone else {}),
@@ -100,4 +115,20 @@ class Setting:
         }
         values = f", {max(counts)} values a layer" if counts else ""
         seed = f", seed {self.seed}" if self.seed is not None else ""
-        return f"{100 * self.plan.keep:.3g} % of the weights{values}{seed}"
+        methods = "".join(f", {method}" for method in told_methods(self.plan.told))
+        return f"{100 * self.plan.keep:.3g} % of the weights{values}{methods}{seed}"
+
+
+def told_methods(told: Iterable[Sequence[Any]]) -> list[str]:
+    """Methods that a plan names, see `Plan.told`: for people, "binarise in 2 of 4 layers"."""
+    entries = list(told)
+    counts = Counter(entry[3] for entry in entries if len(entry) > 3)
+    return [
+        method if count == len(entries) else f"{method} in {count} of {len(entries)} layers"
+        for method, count in counts.items()
+    ]
+
+
+def _amount(layer: Layer) -> str:
+    """What the override prune is told of a layer."""
+    return f"{1 - layer.keep:.5f}" if layer.pattern is None else f"{layer.pattern[0]}:{layer.pattern[1]}"

@@ -12,9 +12,11 @@ from wellfit.errors import WellfitError
 from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.layers import Network
 from wellfit.slim.drive.metric import Metric
+from wellfit.slim.drive.plan import Told
 from wellfit.slim.drive.runs import Failed, Runs, full_disk
 from wellfit.slim.drive.search import Outcome
 from wellfit.slim.drive.setting import Setting
+from wellfit.slim.drive.upheld import broken
 from wellfit.slim.drive.work import Work
 
 FILE = "model.wfz"
@@ -30,7 +32,7 @@ class Try:
         folder: its own.
         keep: the share of weights that was kept.
         values: different values of a layer; None in a plan of the user's, where layers differ.
-        plan: of each layer its name, the share that was to be kept, and its values.
+        plan: see `Plan.told`.
         together: see `Plan`.
         steps: that the optimizer made.
         bytes: of the file.
@@ -40,12 +42,13 @@ class Try:
         is_taught, seed: see `Setting`.
         is_rounded: whether biases and values were rounded.
         digest: of its setting.
+        asked: see `Setting`.
     """
 
     folder: Path
     keep: float
     values: int | None
-    plan: tuple[tuple[str, float, int], ...]
+    plan: tuple[Told, ...]
     together: bool
     steps: int
     bytes: int
@@ -56,11 +59,17 @@ class Try:
     seed: int | None
     is_rounded: bool
     digest: str
+    asked: str = ""
 
     @property
     def file(self) -> Path:
         """The `.wfz` file."""
         return self.folder / FILE
+
+    @property
+    def names_methods(self) -> bool:
+        """Whether a layer has a method that is no part of the search which nobody asked for."""
+        return any(len(layer) > 3 for layer in self.plan)
 
     @property
     def outcome(self) -> Outcome:
@@ -75,6 +84,7 @@ class Try:
             "bytes": self.bytes,
             "metric": self.value, "lost": self.lost if math.isfinite(self.lost) else None, "seconds": self.seconds,
             "taught": self.is_taught, "seed": self.seed, "rounded": self.is_rounded, "digest": self.digest,
+            **({"asked": self.asked} if self.asked else {}),
         }  # fmt: skip
 
 
@@ -114,10 +124,10 @@ class Tries:
         """The try that its JSON tells of."""
         return Try(
             self.work.folder / told["folder"], told["keep"], told["values"],
-            tuple((name, keep, values) for name, keep, values in told["plan"]), told["together"], told["steps"],
-            told["bytes"], told["metric"],
+            tuple((name, keep, values, *method) for name, keep, values, *method in told["plan"]), told["together"],
+            told["steps"], told["bytes"], told["metric"],
             math.inf if told["lost"] is None else told["lost"], told["seconds"], told["taught"],
-            told["seed"], told["rounded"], told["digest"],
+            told["seed"], told["rounded"], told["digest"], told.get("asked", ""),
         )  # fmt: skip
 
     def make(self, setting: Setting, values: int | None, seconds: float) -> Try:
@@ -144,10 +154,13 @@ class Tries:
             raise Failed(f"no weights were kept under slim: it calls no model that it trains{full_disk(folder)}")
         last = self.metric.value_of(ran.said)
         written, value, is_rounded = self._judged(folder, setting.seed, last, seconds)
+        wrong = broken(folder / FILE, self.network, setting.plan)
+        if wrong:
+            raise Failed(f"the file is not as it was planned: {'; '.join(wrong[:3])}")
         lost = self.metric.lost(self.dense_value, value)
         made = Try(
             folder, setting.plan.keep, values, setting.plan.told, setting.plan.together, ran.steps, written, value,
-            lost, time.monotonic() - begun, setting.is_taught, setting.seed, is_rounded, setting.digest,
+            lost, time.monotonic() - begun, setting.is_taught, setting.seed, is_rounded, setting.digest, setting.asked,
         )  # fmt: skip
         self.work.note(name, made.as_json())
         return made

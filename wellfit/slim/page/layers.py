@@ -33,13 +33,14 @@ def _changed(told: Sequence[Mapping[str, Any]]) -> Html:
     columns = [
         Column("layer", "text"), Column("shape", "text"), Column("kept", "number", "weights that are not 0"),
         Column("values", "number", "different ones, besides 0"), Column("bits a weight"), Column("bytes"),
-        Column("stored as", "text"), Column("ms", "number", "of a call"),
+        Column("method", "text"), Column("stored as", "text"), Column("ms", "number", "of a call"),
     ]  # fmt: skip
     rows = [
         [
             code(one["name"]), " × ".join(str(size) for size in one["shape"]), bar(f"{one['kept']:.1%}", one["kept"]),
             f"{one['values']:,}", f"{one['bits']:.2f}", bar(f"{one['bytes']:,}", one["bytes"] / largest, "slim"),
-            printable(one.get("stored_as", ""), 30), f"{one['ms']:.3g}" if one.get("ms") is not None else "",
+            printable(one.get("method") or "", 40), printable(one.get("stored_as", ""), 30),
+            f"{one['ms']:.3g}" if one.get("ms") is not None else "",
         ]
         for one in told[:_ROWS]
     ]  # fmt: skip

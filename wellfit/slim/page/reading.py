@@ -147,6 +147,7 @@ def _setting(told: Mapping[str, Any]) -> str:
         words.append(f"{100 * told['keep']:.3g} % of the weights")
     if told.get("values"):
         words.append(f"{told['values']} values a layer")
+    words += sorted({layer[3] for layer in told.get("plan") or [] if len(layer) > 3})
     if told.get("taught") or told.get("is_taught"):
         words.append("taught by the dense network")
     if told.get("rounded") is False:

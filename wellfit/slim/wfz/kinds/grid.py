@@ -23,6 +23,7 @@ _SCALES = DTYPE_NAMED["float32"]
 _LARGEST = 1 << 15  # whole numbers are smaller: quantised weights have 4 or 8 bits, seldom 16
 _SLICE = 1 << 16  # numbers made at a time, for the products take several times their memory
 _FEW, _MANY = 256, 1 << 14  # whole numbers in use, and numbers that are made of them
+_INF = np.float32(np.inf)
 _TRIED = 1 << 12  # numbers that must be on a grid before all are looked at
 
 
@@ -107,7 +108,7 @@ def _on_grids(rows: Patterns, dtype: Dtype) -> tuple[NDArray[np.float32], NDArra
     scales = np.zeros(len(rows), "<f4")
     whole = np.zeros(rows.shape, np.int64)
     left = np.flatnonzero((rows != 0).any(axis=1))  # a row of zeros keeps the scale 0
-    for candidate in steps_of(smallest, largest):
+    for candidate in [*steps_of(smallest, largest), *_usual_steps(largest)]:
         step = candidate[left, None]
         with np.errstate(all="ignore"):
             multiples = np.rint(values[left] / step.astype("<f8"))
@@ -119,6 +120,14 @@ def _on_grids(rows: Patterns, dtype: Dtype) -> tuple[NDArray[np.float32], NDArra
         if not left.size:
             return scales, whole
     return None if left.size else (scales, whole)
+
+
+def _usual_steps(largest: NDArray[Any]) -> list[NDArray[Any]]:
+    """Those of quantised weights, whose largest is the largest whole number of 8, 4 or so bits: of few numbers the
+    smallest distance may be any number of steps."""
+    with np.errstate(all="ignore"):
+        steps = [(largest / (2**bits - 1)).astype("<f4") for bits in range(1, 8)]
+        return [near for step in steps for near in (step, np.nextafter(step, np.float32(0)), np.nextafter(step, _INF))]
 
 
 def _smallest_distances(values: NDArray[Any]) -> NDArray[Any]:
