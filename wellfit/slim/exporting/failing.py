@@ -6,7 +6,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from types import FrameType
 from typing import Any
 
@@ -18,11 +19,11 @@ _OTHERS = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(os.p
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's warnings and logs, of which none is the user's to mend."""
+    """Without torch's warnings, logs and graphs on standard error, of which none is the user's to mend."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

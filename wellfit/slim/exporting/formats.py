@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from wellfit.slim.exporting.failing import innermost, place_of, quiet
 from wellfit.slim.exporting.program import Program
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.running import tensors_in
-from wellfit.slim.methods.checked import said
+from wellfit.slim.methods.checked import result_of, said
 
 Call = Callable[[Inputs], list[torch.Tensor]]
 
@@ -61,22 +62,29 @@ def write(program: Program, path: Path, model: nn.Module) -> None:
         WellfitError: the format cannot hold the program: which layer, and why.
         OSError: the file cannot be written.
     """
-    if path.suffix == PT2:
-        with quiet():
-            torch.export.save(program.exported, path)
-        return
-    batch = [{0: "batch"} if port.shape[:1] == ("batch",) else None for port in program.inputs]
     try:
         with quiet():
-            made: Any = torch.onnx.export(program.exported, dynamo=True, verbose=False, dynamic_shapes=batch)
-            made.save(path)
+            if path.suffix == PT2:
+                torch.export.save(program.exported, path)
+            else:
+                _as_onnx(program).save(path)
     except OSError:
         raise
     except Exception as error:
-        raise WellfitError(
-            f"ONNX cannot hold the network{place_of(error, model)}: {said(innermost(error))}; write it with other "
-            f"operations, or export to a {PT2} file"
-        ) from error
+        what, other = ("ONNX", f"; export to a {PT2} file, or do without it") if path.suffix == ONNX else (PT2, "")
+        place = place_of(error, model)
+        raise WellfitError(f"{what} cannot hold the network{place}: {_why(innermost(error))}{other}") from error
+
+
+def _as_onnx(program: Program) -> Any:
+    batch = [{0: "batch"} if port.shape[:1] == ("batch",) else None for port in program.inputs]
+    return torch.onnx.export(program.exported, dynamo=True, verbose=False, dynamic_shapes=batch)
+
+
+def _why(error: BaseException) -> str:
+    """What torch's exporter missed, in short."""
+    operation = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
+    return f"it has nothing for the operation {operation[1]}" if operation else said(error)
 
 
 def read(path: Path) -> tuple[Call, str] | None:
@@ -91,11 +99,13 @@ def read(path: Path) -> tuple[Call, str] | None:
     if path.suffix == PT2:
         with quiet():
             module = torch.export.load(path).module()
-        return lambda given: list(tensors_in(given.copied().call(module))), "torch.export"
+        return lambda given: result_of(lambda: given.copied().call(module), str(path)), "torch.export"
     ort = onnxruntime()
     if ort is None:
         return None
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda given: _run(session, given), f"onnxruntime {ort.__version__}"
 
 

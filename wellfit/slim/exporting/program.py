@@ -59,12 +59,14 @@ class Program:
         exported: of torch.
         is_any_batch: whether it takes any number of samples.
         inputs, outputs: what it is called with, and what it returns.
+        others: operations that are not torch's own.
     """
 
     exported: ExportedProgram
     is_any_batch: bool
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    others: tuple[str, ...]
 
 
 def check_exportable(model: nn.Module, given: Inputs) -> None:
@@ -121,8 +123,8 @@ def _traced(model: nn.Module, given: Inputs, any_batch: bool) -> Program:
             made = torch.export.export(model, given.args, dict(given.kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         raise WellfitError(
-            f"torch.export cannot follow the network{place_of(error, model)}: {said(error)}; it takes operations of "
-            "torch on tensors, and no decisions by their values"
+            f"torch.export cannot follow the network{place_of(error, model)}: {said(error).rstrip('.')}; it takes "
+            "operations of torch on tensors, and no decisions by their values"
         ) from error
     for node in made.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of the user's code and where they lie, which are not for the file
@@ -138,15 +140,21 @@ def _described(made: ExportedProgram) -> Program:
         [(name, values[name]) for name in names if isinstance(name, str) and torch.is_tensor(values.get(name))]
         for names in (signature.user_inputs, signature.user_outputs)
     ]
-    symbol = next((str(value.shape[0]) for _, value in ends[0] if value.dim() and not _is_fixed(value.shape[0])), None)
+    sizes = [_size(value.shape[0]) for _, value in ends[0] if value.dim()]
+    symbol = next((size for size in sizes if isinstance(size, str)), None)
     inputs, outputs = (tuple(_port(name, value, symbol) for name, value in end) for end in ends)
-    return Program(made, symbol is not None, inputs, outputs)
+    called = [node.target for node in made.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    others = dict.fromkeys(str(one) for one in called if one.namespace not in ("aten", "prim", "prims"))
+    return Program(made, symbol is not None, inputs, outputs, tuple(others))
 
 
 def _port(name: str, value: torch.Tensor, symbol: str | None) -> Port:
-    shape = (size if _is_fixed(size) else re.sub(rf"\b{symbol}\b", "batch", str(size)) for size in value.shape)
+    sizes = (_size(size) for size in value.shape)
+    shape = (size if isinstance(size, int) else re.sub(rf"\b{symbol}\b", "batch", size) for size in sizes)
     return Port(name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
-def _is_fixed(size: Any) -> bool:
-    return isinstance(size, int) and not isinstance(size, torch.SymInt)
+def _size(size: Any) -> int | str:
+    """A number, or a formula of symbols. A symbol that turned out to be a number is still a SymInt."""
+    text = str(size)
+    return int(text) if text.isdecimal() else text

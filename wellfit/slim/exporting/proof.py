@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from wellfit.errors import WellfitError
+from wellfit.slim.exporting import PT2
 from wellfit.slim.exporting.formats import read, write
 from wellfit.slim.exporting.program import Port, check_exportable, program_of
 from wellfit.slim.measure.inputs import Inputs
@@ -30,6 +31,7 @@ class Exported:
         bytes: of it and of what lies beside it.
         inputs, outputs: what it is called with, and what it returns.
         is_any_batch: whether it takes any number of samples.
+        needs: operations that are not torch's own, which whoever loads the file must have; of a `.pt2` file.
         checked_by: what has run the file; None if nothing could.
         batches: numbers of samples that it was run with.
         difference: the largest between its outputs and the network's, relative to the largest output; inf where they
@@ -43,6 +45,7 @@ class Exported:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     is_any_batch: bool
+    needs: tuple[str, ...]
     checked_by: str | None
     batches: tuple[int, ...]
     difference: float
@@ -79,11 +82,15 @@ def export(model: nn.Module, inputs: Any, to: Path, enter: Callable[[str], None]
     checked_by, found, problem = _checked(to, expected)
     allowed = tolerance(expected[0][1])
     if problem is None and found > allowed:
-        how = "other shapes or values that are not finite" if found == float("inf") else f"up to {found:.2g} of them"
-        problem = f"{to} gives other outputs than the network ({how}; {allowed:.0e} is rounding): do not use it"
+        problem = f"{to} does not compute what the network does: {_apart(found)}, where {allowed:.0e} is rounding"
     batches = tuple(one.batch for one, _ in expected)
-    return Exported(to, written, program.inputs, program.outputs, program.is_any_batch, checked_by, batches, found,
-                    allowed, problem)  # fmt: skip
+    needs = program.others if to.suffix == PT2 else ()
+    return Exported(to, written, program.inputs, program.outputs, program.is_any_batch, needs, checked_by, batches,
+                    found, allowed, problem)  # fmt: skip
+
+
+def _apart(found: float) -> str:
+    return "outputs have other shapes" if found == float("inf") else f"outputs differ by {found:.2g} of the largest"
 
 
 def _others(model: nn.Module, given: Inputs) -> Expected:
@@ -113,7 +120,6 @@ def _written(to: Path, make: Callable[[Path], None]) -> int:
 
 def _checked(to: Path, expected: Expected) -> tuple[str | None, float, str | None]:
     """What has run the file, the largest difference, and what went wrong."""
-    runner = "torch.export.load"
     try:
         found = read(to)
         if found is None:

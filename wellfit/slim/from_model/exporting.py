@@ -42,7 +42,8 @@ def _run(options: dict[str, Any], enter: Enter) -> int:
 
 def _text(made: Exported) -> str:
     batch = "any" if made.is_any_batch else f"{made.batches[0]} only: the network's code does not take another"
-    lines = [f"{printable(made.path, 300)}: {made.bytes:,} bytes; it needs none of your code"]
+    needs = f"{', '.join(made.needs)} where it is loaded" if made.needs else "none of your code"
+    lines = [f"{printable(made.path, 300)}: {made.bytes:,} bytes; it needs {printable(needs, 200)}"]
     for word, ports in (("Inputs", made.inputs), ("Outputs", made.outputs)):
         lines.append(f"{word + ':':8} {'; '.join(printable(port, 200) for port in ports)}")
     lines.append(f"Batch:   {batch}")
