@@ -45,6 +45,8 @@ def run_export(options: ExportOptions) -> int:
         raise WellfitError("export wants the network's code: --model MODULE:NAME, the function or class that makes it")
     check_name("--model", options.model)
     check_inputs(options.inputs)
+    if not options.to.parent.is_dir():
+        raise WellfitError(f"{options.to} cannot be written: there is no folder {options.to.parent}")
     if options.to.exists() and not options.force:
         raise WellfitError(f"{options.to} is there already: give another name with --to, or --force to write over it")
     read(options.file, max_bytes=options.max_bytes)
