@@ -16,7 +16,7 @@ def bench_text(told: Mapping[str, Any]) -> str:
     sizes = f"{told['bytes']:,} bytes for {told['decoded']:,}: {told['ratio']:.4g} times smaller"
     lines = [f"{printable(told['file'], 300)}: {sizes}", *_reading(told["reading"])]
     if told["network"] is not None:
-        lines += ["", *_network(told["network"])]
+        lines += ["", *_network(told["network"], told["bytes"])]
     return "\n".join(lines) + "\n"
 
 
@@ -37,7 +37,7 @@ def _reading(reading: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _network(network: Mapping[str, Any]) -> list[str]:
+def _network(network: Mapping[str, Any], size: int) -> list[str]:
     """Calls of the loaded model beside a fresh one."""
     latency = network["latency"]
     rows = [("", "parameters", "bytes in memory", *(f"ms, batch {one['batch']}" for one in latency))]
@@ -46,6 +46,8 @@ def _network(network: Mapping[str, Any]) -> list[str]:
         rows.append((name, f"{network['parameters'][key]:,}", f"{network['bytes_in_memory'][key]:,}", *times))
     lines = [f"Network: {printable(network['model'])}, loaded from the file, beside a fresh one (dense)"]
     lines += [*table(rows, (0,))]
+    smaller = network["bytes_in_memory"]["dense"] / size
+    lines.append(f"  The file is {smaller:.1f} times smaller than the dense network in memory.")
     lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
     for one in network["left_out"]:
         lines.append(f"  A batch of {one['batch']} is left out: {printable(one['reason'], 200)}")

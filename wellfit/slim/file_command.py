@@ -77,7 +77,7 @@ def _parser(verb: str, description: str) -> Parser:
     parser = Parser(f"slim {verb}", description)
     parser.add_argument("file", type=Path, metavar="FILE.wfz")
     parser.add_argument("--max-bytes", metavar="SIZE", help="that the tensors may take in memory, as 100MB "
-        "(default: 10,000 times the file)")  # fmt: skip
+        "(default: 10,000 times the file, at least 64 MiB)")  # fmt: skip
     return parser
 
 
