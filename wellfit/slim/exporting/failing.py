@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 def place_of(error: BaseException, model: nn.Module) -> str:
-    """Where it happened, as far as it is known: " in rnn (LSTM), net.py:12", or "".
+    """Where it happened, as far as it is known: " in rnn (LSTM) at net.py:12", or "".
 
     Args:
         error: raised while torch ran the model, or went through its graph.

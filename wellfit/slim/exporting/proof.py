@@ -127,4 +127,5 @@ def _checked(to: Path, expected: Expected) -> tuple[str | None, float, str | Non
         call, runner = found
         return runner, max(difference(outputs, call(given)) for given, outputs in expected), None
     except Exception as error:
-        return None, 0.0, f"{to} was written, but cannot be run: {said(error)}"
+        why = str(error) if isinstance(error, WellfitError) else said(error)
+        return None, 0.0, f"{to} was written, but cannot be run: {why}"
