@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from wellfit.config import Asked, asked_of, load_config
 from wellfit.errors import WellfitError
 from wellfit.parser import Parser, split
+from wellfit.slim.file_command import VERBS, whole
 
 _DESCRIPTION = """\
 Make a script's network small. The script is run as it is, then under overrides that prune its weights, let them share a
@@ -21,7 +21,9 @@ _AFTER = """\
 wellfit slim --model pkg.mod:build --weights w.safetensors --inputs 1x28x28
                                    what needs no script and no training
 wellfit slim inspect FILE.wfz      what is in a file, tensor by tensor
-wellfit slim expand FILE.wfz       the same as plain safetensors
+wellfit slim bench FILE.wfz        how long it takes to read; with --model, a call of its network
+wellfit slim export FILE.wfz       its network as ONNX or as a program of torch.export
+wellfit slim expand FILE.wfz       its tensors as plain safetensors
 (a script of such a name: wellfit slim ./inspect)
 
 exit codes: 0 the target is met; 1 it is not, and the best that was found is given; 2 the command, the plan or the
@@ -35,8 +37,8 @@ def run_command(words: list[str]) -> int:
     Raises:
         WellfitError: an option is wrong, or what was asked for cannot be done.
     """
-    if words and words[0] in _VERBS:
-        return _VERBS[words[0]](words[1:])
+    if words and words[0] in VERBS:
+        return VERBS[words[0]](words[1:])
     return _drive(words)
 
 
@@ -89,8 +91,8 @@ def _drive(words: list[str]) -> int:
         raise WellfitError("--plan runs a plan and --only-plan writes one: leave one")
     options = SlimOptions(
         command, Target.of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
-        given.metric, _count(given.seeds, "--seeds", 100), given.plan, given.only_plan, tuple(given.override),
-        given.quiet, tuple(words), _count(given.batch, "--batch", 65536), _asked(given), method_of(given.methods),
+        given.metric, whole("--seeds", given.seeds, 100), given.plan, given.only_plan, tuple(given.override),
+        given.quiet, tuple(words), whole("--batch", given.batch, 65536), _asked(given), method_of(given.methods),
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 
@@ -139,32 +141,6 @@ def _asked(given: argparse.Namespace) -> Asked:
     return asked
 
 
-def _inspect(words: list[str]) -> int:
-    parser = Parser("slim inspect", "Tell what is in a .wfz file, and check all of it.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--format", default="text", help="text or json")
-    parser.add_argument("--max-bytes", type=int, metavar="N", help="that the tensors may take in memory")
-    given = parser.parse_args(words)
-    from wellfit.slim.inspect import run_inspect
-
-    return run_inspect(given.file, given.format, given.max_bytes)
-
-
-def _expand(words: list[str]) -> int:
-    parser = Parser("slim expand", "Write the tensors of a .wfz file as plain safetensors.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--to", type=Path, metavar="FILE", help="default: beside it, with the suffix .safetensors")
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
-    parser.add_argument("--max-bytes", type=int, metavar="N", help="that the tensors may take in memory")
-    given = parser.parse_args(words)
-    from wellfit.slim.expand import run_expand
-
-    return run_expand(given.file, given.to, given.force, given.max_bytes)
-
-
-_VERBS: dict[str, Callable[[list[str]], int]] = {"inspect": _inspect, "expand": _expand}
-
-
 def _points(text: str) -> float:
     try:
         points = float(text)
@@ -173,9 +149,3 @@ def _points(text: str) -> float:
     if not 0 <= points <= 100:
         raise WellfitError(f"--keep-acc is a number of points from 0 to 100, not {text}")
     return points
-
-
-def _count(text: str, option: str, most: int) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise WellfitError(f"{option} is a whole number from 1 to {most}, not {text}")
-    return int(text)

@@ -47,13 +47,14 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | Path, changes: Seq
     return write(path, _given(state), changes=as_json(one.stored() for one in changes))
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> Any:
+def load(path: str | Path, model: nn.Module | None = None, *, max_bytes: int | None = None) -> Any:
     """Read a file.
 
     Args:
         path: of the file.
         model: a fresh instance of the class that was made small: the changes of its structure are made again and the
             weights loaded, each as the type and on the device that the model has. None: only the tensors are wanted.
+        max_bytes: what all tensors together may take in memory, see `wfz.read`.
 
     Returns:
         the model; without one its state_dict, tensors by name with the types of the file, on the CPU; tied tensors
@@ -64,7 +65,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> Any:
             model may have been changed in part.
         Damaged: the file is damaged.
     """
-    contents = read(path)
+    contents = read(path, max_bytes=max_bytes)
     state = _state_dict(contents)
     if model is None:
         return state

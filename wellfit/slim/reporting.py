@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,6 +18,7 @@ from wellfit.errors import WellfitError
 from wellfit.proof import Proof
 from wellfit.record.writing import write_json
 from wellfit.slim.changes import as_json
+from wellfit.slim.decoding import decoding
 from wellfit.slim.files import load
 from wellfit.slim.findings import as_json as findings_json
 from wellfit.slim.findings import judged
@@ -38,7 +37,6 @@ from wellfit.slim.target import Target
 from wellfit.slim.wfz import Contents, Stored, read
 
 BATCHES = (1, 32)
-_READS = 5
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ def report(
         },
         "parameters": {"dense": before.parameters, "slim": after.parameters},
         "latency": _latencies(dense, slim, given, seconds),
-        "decode_ms": _decode_milliseconds(path),
-        "layers": _layers(dense, slim, contents, given, slimmed, seconds),
+        "decode_ms": decoding(path, seconds=0.0).ms,
+        "layers": by_layers(dense, slim, contents, given, slimmed, seconds),
         "steps": [asdict(step) for step in slimmed.steps] if slimmed else contents.changes,
         "changes": as_json(slimmed.changes) if slimmed else contents.changes,
         "skipped": [asdict(one) for one in slimmed.skipped] if slimmed else [],
@@ -144,31 +142,26 @@ def _latencies(dense: nn.Module, slim: nn.Module, given: Inputs, seconds: float)
     found = []
     for batch in BATCHES:
         try:
-            pair = compare(dense, slim, given.resized(batch), seconds=seconds)
+            found.append(timed(dense, slim, given, batch, seconds))
         except Exception:
             continue
-        found.append({
-            "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
-            "is_faster": pair.speedup >= FASTER,
-        })  # fmt: skip
     return found
+
+
+def timed(dense: nn.Module, slim: nn.Module, given: Inputs, batch: int, seconds: float) -> dict[str, Any]:
+    """Calls of both models in turn, as the report tells them."""
+    pair = compare(dense, slim, given.resized(batch), seconds=seconds)
+    return {
+        "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
+        "is_faster": pair.speedup >= FASTER,
+    }  # fmt: skip
 
 
 def _timing(timing: Timing) -> dict[str, float]:
     return {name: getattr(timing, name) for name in ("p50", "p25", "p75", "p10", "p90", "calls")}
 
 
-def _decode_milliseconds(path: str | Path) -> float:
-    """Reading the file with all its checks, and decoding all tensors: the median of a few."""
-    times = []
-    for _ in range(_READS):
-        begun = time.perf_counter()
-        read(path).tensors()
-        times.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(times)
-
-
-def _layers(
+def by_layers(
     dense: nn.Module, slim: nn.Module, contents: Contents, given: Inputs, slimmed: Slimmed | None, seconds: float
 ) -> list[dict[str, Any]]:
     """Each layer of the dense model, with all that has come of it; what belongs to none stands last, without a name."""

@@ -44,9 +44,9 @@ class Target:
                 return cls("speedup" if found[3] else "ratio", amount)
             if unit in _MILLISECONDS and amount > 0:
                 return cls("milliseconds", amount * _MILLISECONDS[unit])
-            size = amount * _BYTES.get(unit if unit.endswith("b") else f"{unit}b", 0)
-            if 1 <= size < math.inf:
-                return cls("bytes", float(int(size)))
+            size = bytes_in(word)
+            if size:
+                return cls("bytes", float(size))
         raise WellfitError(
             "the target is size, a ratio of bytes such as 50x (above 1x), bytes such as 30kB, latency, a time such as "
             f"2ms, or a speed such as 3x-faster (above 1x), not {str(text)[:40]!r}"
@@ -84,3 +84,13 @@ class Target:
         shown = {"ratio": f"{self.amount:g}x", "bytes": f"{self.amount:,.0f} bytes",
                  "speedup": f"{self.amount:g}x-faster", "milliseconds": f"{self.amount:g} ms"}  # fmt: skip
         return shown.get(self.kind, self.kind)
+
+
+def bytes_in(text: str) -> int:
+    """Bytes as they are written: "100MB", "64MiB", "30k", "4096"; 0 if it is none of them."""
+    found = re.fullmatch(rf"({NUMBER})([a-z]*)", text.strip().lower().replace(" ", ""))
+    if not found:
+        return 0
+    unit = found[2] if found[2].endswith("b") else f"{found[2]}b"
+    size = float(found[1]) * _BYTES.get(unit, 0)
+    return int(size) if size < math.inf else 0

@@ -84,6 +84,23 @@ def model_of(name: str, weights: str) -> nn.Module:
         UsersError: the function failed.
         WellfitError: what it returns is no model, or the weights do not fit.
     """
+    model = built(name)
+    held = read_weights(weights)
+    if held.changes:
+        raise WellfitError(
+            f"{weights} is a slim model whose structure was changed: give the weights that it was made of"
+        )
+    held.put_into(model)
+    return model.eval()
+
+
+def built(name: str) -> nn.Module:
+    """The user's model as its function or class makes it.
+
+    Raises:
+        UsersError: the function failed.
+        WellfitError: what it returns is no model.
+    """
     build = named(name)
     if isinstance(build, nn.Module):
         model: Any = build
@@ -95,13 +112,7 @@ def model_of(name: str, weights: str) -> nn.Module:
         raise WellfitError(
             f"{name} is to be a function or class that gives a torch.nn.Module, not {type(model).__name__}"
         )
-    held = read_weights(weights)
-    if held.changes:
-        raise WellfitError(
-            f"{weights} is a slim model whose structure was changed: give the weights that it was made of"
-        )
-    held.put_into(model)
-    return model.eval()
+    return model
 
 
 def shape_of(text: str) -> re.Match[str] | None:

@@ -1,4 +1,4 @@
-"""The parent of `wellfit slim --model`: torch, and the user's code, live in a child process."""
+"""The parent of what needs the user's model: torch, and the user's code, live in a child process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,24 @@ def run_model(options: ModelOptions) -> int:
         WellfitError: an option is wrong, or the child was killed.
     """
     _check(options)
+    return run_child("work", options.as_json())
+
+
+def run_child(work: str, options: Mapping[str, Any], stdout: int | None = None) -> int:
+    """Do something in a process of its own, where the user's code may end, hang or crash; its exit code.
+
+    Args:
+        work: the module of this folder that does it.
+        options: for it, as JSON.
+        stdout: the file descriptor that takes the child's standard output, if not ours.
+
+    Raises:
+        WellfitError: the child was killed.
+    """
     with tempfile.TemporaryDirectory(prefix="wellfit-") as folder:
         phase = Path(folder) / "phase"
-        command = [sys.executable, str(_CHILD), str(phase), json.dumps(options.as_json())]
-        child = subprocess.Popen(command)
+        command = [sys.executable, str(_CHILD), str(phase), work, json.dumps(options)]
+        child = subprocess.Popen(command, stdout=stdout)
         while True:
             try:
                 code = child.wait()
@@ -77,19 +92,31 @@ def run_model(options: ModelOptions) -> int:
     return 130 if code < 0 else code
 
 
+def check_name(flag: str, text: str) -> None:
+    """WellfitError unless it is a module and a name in it."""
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")) or not name.replace(".", "a").isidentifier():
+        raise WellfitError(f"{flag} wants a module and a name in it, as package.module:name, not {text}")
+
+
+def check_inputs(text: str | None) -> str:
+    """What stands behind --inputs; WellfitError if nothing does."""
+    if text is None:
+        raise WellfitError(
+            "--model wants an example batch: --inputs FILE.npy, FILE.safetensors, or the shape of a sample, as 1x28x28"
+        )
+    return text
+
+
 def _check(options: ModelOptions) -> None:
-    for flag, text in (("--model", options.model), ("--check", options.check)):
-        module, _, name = (text or "a:b").partition(":")
-        if not all(part.isidentifier() for part in module.split(".")) or not name.replace(".", "a").isidentifier():
-            raise WellfitError(f"{flag} wants a module and a name in it, as package.module:name, not {text}")
+    check_name("--model", options.model)
+    if options.check is not None:
+        check_name("--check", options.check)
     for name in options.methods or ():
         if name not in METHODS:
             raise WellfitError(f"--methods: {unknown_method(name)}")
     Target.of(options.target)
-    if options.inputs is None:
-        raise WellfitError(
-            "--model wants an example batch: --inputs FILE.npy, FILE.safetensors, or the shape of a sample, as 1x28x28"
-        )
+    check_inputs(options.inputs)
     for flag, path in (("--weights", options.weights), ("--plan", options.plan)):
         if path is not None and not path.is_file():
             raise WellfitError(f"{flag}: there is no file {path}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from torch import nn
 from wellfit.config import Asked
 from wellfit.errors import WellfitError
 from wellfit.slim.files import save
+from wellfit.slim.from_model.carried import Enter, carried_out
 from wellfit.slim.from_model.given import SAMPLES, example, model_of, named, shape_of, users
 from wellfit.slim.inspect import say
 from wellfit.slim.planning.applying import apply
@@ -28,23 +26,10 @@ _SUFFIX = ".report.json"
 
 def run(phase_file: str, told: str) -> int:
     """Everything; the exit code, 2 where something does not fit."""
-    options: dict[str, Any] = json.loads(told)
-    sys.path.insert(0, os.getcwd())
-
-    def enter(phase: str) -> None:
-        Path(phase_file).write_text(phase, "utf-8")
-
-    try:
-        return _run(options, enter)
-    except WellfitError as error:
-        _progress_line("", options["quiet"])
-        sys.stderr.write(f"wellfit: {' '.join(str(error).split())}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return carried_out(_run, phase_file, told)
 
 
-def _run(options: dict[str, Any], enter: Callable[[str], None]) -> int:
+def _run(options: dict[str, Any], enter: Enter) -> int:
     enter(f"making the model with {options['model']}")
     model = model_of(options["model"], options["weights"])
     inputs = example(options["inputs"], model)
@@ -80,22 +65,21 @@ def _run(options: dict[str, Any], enter: Callable[[str], None]) -> int:
     return 0 if made.met and is_kept else 1
 
 
-def _planned(
-    model: nn.Module, inputs: Any, evaluate: Evaluate | None, options: dict[str, Any], enter: Callable[[str], None]
-) -> Plan:
+def _planned(model: nn.Module, inputs: Any, evaluate: Evaluate | None, options: dict[str, Any], enter: Enter) -> Plan:
     def tell(what: str, number: int, count: int) -> None:
         enter(f"looking at {what}")
         _progress_line(f"  {what}: {number} of {count}" if count else f"  {what}, try {number}", options["quiet"])
 
-    made = plan(
-        model, inputs, target=options["target"], keep=options["keep"], methods=options["methods"], evaluate=evaluate,
-        progress=tell,
-    )  # fmt: skip
-    _progress_line("", options["quiet"])
-    return made
+    try:
+        return plan(
+            model, inputs, target=options["target"], keep=options["keep"], methods=options["methods"],
+            evaluate=evaluate, progress=tell,
+        )  # fmt: skip
+    finally:
+        _progress_line("", options["quiet"])
 
 
-def _evaluate(name: str, enter: Callable[[str], None]) -> Evaluate:
+def _evaluate(name: str, enter: Enter) -> Evaluate:
     check = named(name)
     if not callable(check):
         raise WellfitError(f"--check {name} is to be a function of the model, not {type(check).__name__}")

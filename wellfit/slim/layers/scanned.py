@@ -72,7 +72,7 @@ class FactoredSteps(Recurrent):
         order = range(len(counts) - 1, -1, -1) if backwards else range(len(counts))
         state = tuple(part[: counts[order[0]]] for part in state)
         for t in order:
-            now, size = len(state[0]), counts[t]
+            now, size = state[0].shape[0], counts[t]  # len() would fix the batch where this is traced
             if size < now:
                 ended.append(tuple(part[size:] for part in state))
                 state = tuple(part[:size] for part in state)

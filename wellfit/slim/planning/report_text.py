@@ -24,7 +24,7 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     ))  # fmt: skip
     rows.append((
         "slim", f"{_metric(metric['slim'], metric)} ({0.0 - metric['lost']:+.2f})", f"{size_of['slim']:,}",
-        f"{size_of['ratio']:.1f}x", *(_speed(one) for one in told["latency"]), f"{told['decode_ms']:.1f} ms",
+        f"{size_of['ratio']:.1f}x", *(speed(one) for one in told["latency"]), f"{told['decode_ms']:.1f} ms",
     ))  # fmt: skip
     lines = [f"Proof: {printable(told['file'], 300)}, measured after it was read again", *table(rows, (0,))]
     lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
@@ -33,7 +33,7 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
             f"  Agreement with the dense model on the example inputs ({metric['compared']:,} compared) is all that is "
             "known: give evaluate= (--check) for accuracy."
         )
-    lines += [f"  Outputs moved by {metric['moved']:.1%} of their spread.", "", "Layers", *_layer_lines(told["layers"])]
+    lines += [f"  Outputs moved by {metric['moved']:.1%} of their spread.", "", "Layers", *layer_lines(told["layers"])]
     lines += skipped_lines([Skipped(**one) for one in told["skipped"]])
     lines += findings_told(findings).splitlines()
     if metric["allowed"] is not None:
@@ -42,7 +42,8 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+def layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of a report's layers."""
     rows = [("layer", "kind", "numbers", "then", "kept", "values", "bits each", "bytes", "then", "ms", "then")]
     for one in layers[:SHOWN]:
         there = bool(one["numbers"])
@@ -64,6 +65,7 @@ def _metric(value: float, metric: Mapping[str, Any]) -> str:
     return f"{value:.4f}"
 
 
-def _speed(one: Mapping[str, Any]) -> str:
+def speed(one: Mapping[str, Any]) -> str:
+    """Milliseconds of the slim model, and how many times as fast it is where it may be said."""
     speedup = f" ({one['speedup']:.1f}x as fast)" if one["is_faster"] else ""
     return f"{one['slim']['p50']:.3g}{speedup}"

@@ -204,5 +204,5 @@ def _check_size(entries: list[Entry], size: int, max_bytes: int | None) -> None:
     if decoded > limit:
         raise Damaged(
             f"its {size} bytes decode to {decoded}, and {limit} are allowed: if you trust it, "
-            f"read it with max_bytes={decoded}"
+            f"read it with max_bytes={decoded} (--max-bytes {decoded})"
         )
