@@ -5,7 +5,7 @@ READY := .venv/.ready
 NATIVE := wellfit/probe/native wellfit/slim/native wellfit/slim/wfz/coders/native
 SOURCES := pyproject.toml setup.py $(wildcard $(NATIVE:=/*.c) $(NATIVE:=/*.h))
 
-.PHONY: setup demo test check format bench clinic slim docs clean
+.PHONY: setup demo test test-extras check format bench clinic slim docs clean
 
 setup: $(READY)
 
@@ -23,6 +23,11 @@ demo: setup
 # A file's tests stay together: many look at programs that run once for the file.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests that need the heavy extras, which `make test` skips where they are not installed.
+test-extras: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[onnx,quant]"
+	$(BIN)/python -m pytest -n 2 tests/test_slim_export.py tests/test_slim_quantise.py
 
 check: setup
 	$(BIN)/ruff format --check .

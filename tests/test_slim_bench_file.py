@@ -129,7 +129,7 @@ def test_batches_that_the_network_does_not_take_are_named(in_process: Callable[.
     network = json.loads(Path("network.json").read_text())
     assert network["left_out"] == [{"batch": 1, "reason": "ValueError: one sample is too few"}]
     assert [one["batch"] for one in network["latency"]] == [32]
-    text = bench_text({**told(1.0, 1.0), "network": {**network, "findings": []}})
+    text = bench_text({**told(1.0, 1.0), "network": {**network, "findings": []}}, [])
     assert "A batch of 1 is left out: ValueError: one sample is too few" in text
 
 
@@ -152,8 +152,8 @@ def told(speedup: float, slim_ms: float) -> dict[str, Any]:
 
 
 def test_faster_is_said_from_a_fifth_on() -> None:
-    assert "(1.2x as fast)" in bench_text(told(1.2, 0.83))
-    text = bench_text(told(1.19, 0.84))
+    assert "(1.2x as fast)" in bench_text(told(1.2, 0.83), [])
+    text = bench_text(told(1.19, 0.84), [])
     assert "as fast)" not in text and "0.84" in text and "\x1b" not in text
 
 
