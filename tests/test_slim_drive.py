@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subproces
     for layer in plan["layers"]:
         layer |= {"method": "prune, share", "keep": 0.5, "values": 16} if layer["name"] == "3.weight" else {"keep": 0.6}
     (folder / "plan.json").write_text(json.dumps(plan))
-    following = (("--plan", "plan.json"), ("--plan", "plan.json"), ("--target", "5000x", "--budget", "1s"))
+    planned = ("--plan", "plan.json", "--control")
+    following = (planned, planned, ("--target", "5000x", "--budget", "1s"))
     return folder, [*done, *(slim(folder, "--keep-acc", "10", *words) for words in following)]
 
 
@@ -106,11 +108,27 @@ def test_an_edited_plan_becomes_a_file_that_was_proved(
     assert abs(_accuracy(folder / "train-2.wfz") - report["slim"]["metric"]) < 1e-6
 
 
+def test_calls_are_timed_and_the_dense_network_is_trained_on(
+    made: tuple[Path, list[subprocess.CompletedProcess[str]]],
+) -> None:
+    folder, (_, ran, *_) = made
+    work = next((folder / ".wellfit" / "slim").glob("train-*"))
+    control = next(
+        told for told in map(_told, work.glob("try-*.json")) if all(keep == 1 for _, keep, _ in told["plan"])
+    )
+    assert control["bytes"] > 5000, "nothing was pruned or shared"
+    assert "dense, trained on alike" in ran.stdout and f"{100 * control['metric']:.2f} %" in ran.stdout
+    assert "p50 at batch 1 " in ran.stdout and "p50 at batch 32" in ran.stdout
+    times = _told(next(work.glob("times-*.json")))
+    assert [one["batch"] for one in times["batches"]] == [1, 32]
+    assert {one["name"] for one in times["layers"]["after"]} == {"0", "1", "2", "3", "4", "5"}
+
+
 def test_the_same_command_makes_nothing_twice(made: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
     folder, (_, first, second, _) = made
     assert second.returncode == 0, second.stderr
     assert "run 1" not in second.stderr
-    assert len(list((folder / ".wellfit" / "slim").glob("train-*/try-*.json"))) == 1
+    assert len(list((folder / ".wellfit" / "slim").glob("train-*/try-*.json"))) == 2
     assert _proof(second.stdout) == _proof(first.stdout)
     assert not (folder / "train-3.wfz").exists(), "the file is ours, and written over"
 
@@ -127,6 +145,11 @@ def test_a_target_that_is_not_met_is_said_and_exits_with_1(
     assert "5000x was not reached: the smallest file has " in ran.stderr
     assert "the budget of 1.0 s is over (--budget): this is the best so far" in ran.stdout.lower()
     assert "Front: " in ran.stdout
+
+
+def _told(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told
 
 
 @pytest.mark.parametrize(

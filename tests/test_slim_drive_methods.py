@@ -129,7 +129,7 @@ def test_each_layer_of_the_file_is_as_its_method_says(
 def test_the_proof_names_each_method(made: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
     folder, (_, ran, *_) = made
     rows = {words[0]: words for line in ran.stdout.split("\nLayers\n")[1].splitlines() if (words := line.split())}
-    assert rows["2.bits"][1:4] == ["4,096", "100.0%", "2"] and rows["2.bits"][6:] == ["binarise", "xnor"]
+    assert rows["2.bits"][1:4] == ["4,096", "100.0%", "2"] and rows["2.bits"][6:8] == ["binarise", "xnor"]
     assert 1 <= float(rows["2.bits"][4]) < 1.1 and 1 <= float(rows["5.weight"][4]) < 1.3
     assert rows["8.weight"][2] == "25.0%" and rows["8.weight"][6:] == ["prune", "1:4,", "share"]
     told = report_of(folder)

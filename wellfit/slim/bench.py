@@ -18,7 +18,8 @@ from wellfit.slim.bench_text import bench_text
 from wellfit.slim.decoding import decoding
 from wellfit.slim.findings import as_json, judged
 from wellfit.slim.from_model.launch import check_inputs, check_name, run_child
-from wellfit.slim.inspect import FORMATS, say
+from wellfit.slim.inspect import FORMATS
+from wellfit.slim.printing import say
 from wellfit.slim.wfz import read
 
 BATCHES = (1, 32)

@@ -9,7 +9,8 @@ from wellfit.finding import Finding
 from wellfit.report.safe import printable
 from wellfit.slim.findings import told as findings_told
 from wellfit.slim.planning.report_text import layer_lines, speed
-from wellfit.slim.planning.text import FASTER, table
+from wellfit.slim.planning.text import FASTER
+from wellfit.slim.printing import table
 
 
 def bench_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:

@@ -62,6 +62,7 @@ def _drive(words: list[str]) -> int:
         "(.pt, .safetensors, .wfz); the script is not run as it is")  # fmt: skip
     add("--metric", metavar="TEXT", help="judge by the last number that the script prints behind TEXT")
     add("--seeds", metavar="K", default="1", help="run the chosen setting K times; tell mean and spread")
+    add("--control", action="store_true", help="train the dense network on as well, as the slim one is: a fair rival")
     add("--plan", metavar="FILE", type=Path, help="run this plan, and nothing else")
     add("--only-plan", metavar="FILE", type=Path, help="write the plan, to be edited; try nothing")
     add("--override", metavar="NAME=VALUE", action="append", default=[], help="change all runs: `wellfit overrides`")
@@ -93,6 +94,7 @@ def _drive(words: list[str]) -> int:
         command, Target.of(given.target), _points(given.keep_acc), budget_of(given.budget), given.to, given.start,
         given.metric, whole("--seeds", given.seeds, 100), given.plan, given.only_plan, tuple(given.override),
         given.quiet, tuple(words), whole("--batch", given.batch, 65536), _asked(given), method_of(given.methods),
+        given.control,
     )  # fmt: skip
     from wellfit.slim.drive import run_slim
 
@@ -110,6 +112,7 @@ def _from_model(given: argparse.Namespace, command: list[str]) -> int:
         ("seeds", "1"),
         ("batch", "1"),
         ("override", []),
+        ("control", False),
         ("budget", "10m"),
     ):
         if getattr(given, name) != default:

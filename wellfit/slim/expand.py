@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from wellfit.errors import WellfitError
-from wellfit.slim.inspect import say
+from wellfit.slim.printing import say
 from wellfit.slim.wfz import Contents, marked, read, safetensors
 
 SUFFIX = ".safetensors"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from wellfit.errors import WellfitError
 from wellfit.report.safe import printable
+from wellfit.slim.printing import say
 from wellfit.slim.wfz import Contents, Stored, read
 
 FORMATS = ("text", "json")
@@ -35,12 +35,6 @@ def run_inspect(path: str | Path, format: str, max_bytes: int | None = None) -> 
     told = told_of(contents)
     say(text_of(told) if format == "text" else json.dumps(told, indent=1) + "\n")
     return 0
-
-
-def say(text: str) -> None:
-    """Text on standard output, whatever its encoding can hold."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
 def told_of(contents: Contents) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -15,10 +14,13 @@ if TYPE_CHECKING:
 
 
 class Examples:
-    """The first call of each model."""
+    """The first call of each model.
+
+    The models are held until `forget`: at the end of a program nobody else may hold them any more.
+    """
 
     def __init__(self) -> None:
-        self._kept: weakref.WeakKeyDictionary[nn.Module, Inputs] = weakref.WeakKeyDictionary()
+        self._kept: dict[nn.Module, Inputs] = {}
 
     def note(self, root: nn.Module, call: ForwardCall) -> None:
         """A model is called."""

@@ -20,12 +20,16 @@ from wellfit.slim.drive.giving import check_to, give
 from wellfit.slim.drive.options import SlimOptions, time_text
 from wellfit.slim.drive.plan import again
 from wellfit.slim.drive.plan_file import checked, read_plan_text, write_plan
-from wellfit.slim.drive.proof import Proof, plan_text, say
+from wellfit.slim.drive.plan_text import plan_text
+from wellfit.slim.drive.proof import Proof
+from wellfit.slim.drive.proof_text import proof_text
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
 from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
 from wellfit.slim.drive.setting import Setting
+from wellfit.slim.drive.timing import times_of
 from wellfit.slim.drive.tries import Tries, Try
 from wellfit.slim.drive.work import Work, work_of
+from wellfit.slim.printing import say
 
 OWN = (
     "seed", "save-aside", "start", "keep-weights", "evaluate", "scan", "prune", "share", "binarise", "quantise",
@@ -171,7 +175,7 @@ class _Slim:
             family = self._families.get(one.digest)
             if family is not None:  # it may have been made by a plan of the user's, which says nothing of families
                 one = replace(one, values=family.values, asked=family.asked)
-            if one.seed is None and one.asked == asked and (asked or not one.names_methods):
+            if one.seed is None and not one.is_dense and one.asked == asked and (asked or not one.names_methods):
                 found.append(one)
         return found
 
@@ -183,7 +187,8 @@ class _Slim:
             self._runs.tell(f"{setting}: that try is made already")
             return known
         needed = _needed(done, dense)
-        left = self._left() - ((self._options.seeds - 1) * needed if done else 0.0)
+        to_come = self._options.seeds - 1 + self._options.control
+        left = self._left() - (to_come * needed if done else 0.0)
         if left <= 0 or (done and needed * _SPARE > left):
             self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
             return None
@@ -215,11 +220,15 @@ class _Slim:
     def _proved(self, tries: Tries, dense: Dense, best: Try) -> int:
         """More seeds, the file in its place, the tables; the exit code."""
         repeated = self._repeated(tries, dense, best)
+        control = self._control(tries, dense, best) if self._options.control else None
+        times = times_of(best, dense, self._options.batch, self._runs, self._work)
         file = give(best.file, self._options, self._label, self._work, self._runs)
-        done = [one for one in tries.done() if one.seed is None]
-        proof = Proof(self._options, dense, best, repeated, done, file, time.monotonic() - self._begun, self._ends)
+        done = [one for one in tries.done() if one.seed is None and not one.is_dense]
+        proof = Proof(
+            self._options, dense, best, repeated, control, done, times, file, time.monotonic() - self._begun, self._ends
+        )
         proof.write(self._work)
-        say(proof.text())
+        say(proof_text(proof))
         for sentence in [*proof.diagnosis.problems, *proof.shortfalls()]:
             self._runs.tell(sentence)
         return int(bool(proof.shortfalls()))
@@ -242,6 +251,22 @@ class _Slim:
                 self._ends.append(f"seed {seed} was not done: {failed or 'its time was over'}")
                 break
         return found
+
+    def _control(self, tries: Tries, dense: Dense, best: Try) -> Try | None:
+        """The dense network, trained on as that of the file was: how much of a gain is due to the training alone."""
+        plan = again(dense.network, [(told[0], 1.0, 0) for told in best.plan], False)
+        setting = Setting(plan, self._steps(tries, dense), best.is_taught)
+        needed = _needed(tries.done(), dense)
+        known = any(one.digest == setting.digest for one in tries.done())
+        if not known and needed > self._left():
+            self._ends.append("the budget was over before the dense network was trained on (--control)")
+            return None
+        self._runs.tell(f"control: the dense network trained on in the same way, about {time_text(needed)}")
+        try:
+            return tries.make(setting, None, max(self._left(), 2 * needed))
+        except (OutOfTime, Failed) as failed:
+            self._ends.append(f"the dense network was not trained on: {failed or 'its time was over'}")
+            return None
 
     def _steps(self, tries: Tries, dense: Dense) -> int | None:
         """Of a run; nobody knows them before the first one where a checkpoint was given."""

@@ -36,6 +36,7 @@ class SlimOptions:
         batch: samples in a call, by which targets of time are meant.
         asked: the rules that judge what came of it.
         method: for all layers that it fits; None: prune and share.
+        control: train the dense network on, too, as the slim one is.
     """
 
     words: list[str]
@@ -54,6 +55,7 @@ class SlimOptions:
     batch: int = 1
     asked: Asked = field(default_factory=Asked)
     method: Method | None = None
+    control: bool = False
 
 
 def method_of(text: str | None) -> Method | None:

@@ -1,10 +1,8 @@
-"""The proof: what the file is, beside what the network was, in tables and as JSON."""
+"""The proof: what the file is, beside what the network was; as JSON."""
 
 from __future__ import annotations
 
-import math
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,55 +12,17 @@ from typing import Any
 
 from wellfit import __version__
 from wellfit.diagnose import Diagnosis
-from wellfit.report.safe import printable
-from wellfit.report.source import shown_path
 from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.filing import described
-from wellfit.slim.drive.judging import diagnosed, proof_json
-from wellfit.slim.drive.layers import Network
+from wellfit.slim.drive.judging import diagnosed, latency_json, proof_json
 from wellfit.slim.drive.methods import Method
-from wellfit.slim.drive.options import SlimOptions, time_text
+from wellfit.slim.drive.options import SlimOptions
 from wellfit.slim.drive.plan import Plan, again
 from wellfit.slim.drive.plan_file import as_json
 from wellfit.slim.drive.search import front
+from wellfit.slim.drive.timing import Times
 from wellfit.slim.drive.tries import Try
 from wellfit.slim.findings import as_json as findings_json
-from wellfit.slim.findings import told as findings_told
-
-_NAME = 40  # characters of a name in a table
-_SHOWN = 40  # rows of a table by layer
-
-
-def say(text: str) -> None:
-    """Text on standard output, whatever its encoding can hold."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
-
-
-def plan_text(plan: Plan, network: Network) -> str:
-    """The table of a plan."""
-    rows = [("layer", "parameters", "of all bytes", "sensitivity", "method", "keep", "values", "bytes")]
-    for layer in plan.layers[:_SHOWN]:
-        tensor = network.tensors[layer.name]
-        rows.append((
-            printable(layer.name, _NAME), f"{layer.parameters:,}", f"{tensor.bytes / network.bytes:.1%}",
-            f"{network.sensitivity[layer.name]:.1%}", str(layer.method), f"{layer.keep:.3g}",
-            f"{layer.fewer_values}" if layer.values else "", f"{layer.predicted:,.0f}",
-        ))  # fmt: skip
-    left = [name for name in network.tensors if name not in network.weights]
-    more = len(plan.layers) - _SHOWN
-    lines = ["", "Plan", *table(rows, 4)]
-    lines += [f"... and {more} more layers"] * (more > 0)
-    lines += [f"{printable(name, _NAME)} is left alone: {why}." for name, why in list(plan.left.items())[:_SHOWN]]
-    lines += [
-        "Sensitivity: how far the network's outputs move with 80 % of that layer alone set to 0, before training.",
-        *["What each layer keeps is settled while it is trained, biases with them; the sum holds."] * plan.together,
-        f"{len(left)} other tensors (biases, norms, buffers) are left alone or rounded: {plan.around:,.0f} bytes.",
-        f"Predicted: {plan.predicted:,.0f} of {network.bytes:,} bytes, {network.bytes / plan.predicted:.1f}x smaller.",
-        "",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 @dataclass
@@ -74,7 +34,9 @@ class Proof:
         dense: the network as it was.
         best: the try whose file is given.
         repeated: that try and those of the same setting with other seeds.
-        tries: all, but those of other seeds.
+        control: the dense network, trained on as that of the file was; None if that was not asked for.
+        tries: all, but those of other seeds and that one.
+        times: of calls of the file's network.
         file: that was given.
         seconds: that all took, this time.
         ends: why the search ended before its time.
@@ -84,7 +46,9 @@ class Proof:
     dense: Dense
     best: Try
     repeated: Sequence[Try]
+    control: Try | None
     tries: Sequence[Try]
+    times: Times
     file: Path
     seconds: float
     ends: Sequence[str]
@@ -114,8 +78,12 @@ class Proof:
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
-        """Of each tensor of the file what became of it."""
-        return described(self.file, self.dense.network, self.plan)
+        """Of each tensor of the file what became of it; the milliseconds of a layer stand at its first tensor."""
+        took = {one["name"]: one["p50"] for one in self.times.layers.get("after", [])}
+        return [
+            {**one, "ms": took.pop(one["name"].rpartition(".")[0], None)}
+            for one in described(self.file, self.dense.network, self.plan)
+        ]
 
     @cached_property
     def plan(self) -> Plan:
@@ -136,7 +104,7 @@ class Proof:
             {"layer": name, "method": asked, "reason": reason, "parameters": network.tensors[name].count}
             for name, reason in reasons.items()
         ]  # fmt: skip
-        more = {"steps": steps, "latency": [], "skipped": skipped}
+        more = {"steps": steps, "latency": latency_json(self.times.batches), "skipped": skipped}
         return proof_json(
             self.options, self.dense, self.file, [one.value for one in self.repeated], self.best.bytes, more
         )
@@ -165,21 +133,6 @@ class Proof:
             ]
         return []
 
-    def text(self) -> str:
-        """The tables."""
-        lines = ["", "Proof: by the script's own evaluation, with the weights read from the file", *self._summary(), ""]
-        lines += ["Layers", *self._layers(), "", "Front: all tries that no other beats", *self._front()]
-        lines += [*findings_told(self.diagnosis.findings).splitlines(), ""]
-        lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in self.ends]
-        name = printable(str(self.file), 300)
-        lines += [
-            f"File:   {name}",
-            f'Load:   wellfit.slim.load("{name}", model), or without a model for a state_dict',
-            f"Look:   wellfit slim inspect {name}",
-            f"Report: {printable(shown_path(str(self.best.folder.parent / 'report.html')), 300)}",
-        ]
-        return "\n".join(lines) + "\n"
-
     def as_json(self) -> dict[str, Any]:
         """Everything, for a page."""
         dense, target = self.dense, self.options.target
@@ -197,8 +150,9 @@ class Proof:
             },
             "slim": {
                 **self.best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / self.best.bytes,
-                "decode_seconds": self.decode_seconds, "layers": self.layers,
+                "decode_seconds": self.decode_seconds, "layers": self.layers, "times": self.times.batches,
             },
+            "control": self.control.as_json() if self.control is not None else None,
             "seeds": {
                 "count": len(self.repeated), "metrics": values, "mean": statistics.fmean(values) if values else None,
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
@@ -215,64 +169,3 @@ class Proof:
         from wellfit.slim.page import write_report
 
         write_report(work.folder, self.as_json())
-
-    def _summary(self) -> list[str]:
-        dense, best, metric = self.dense, self.best, self.dense.metric
-        size = dense.network.bytes
-        rows = [
-            ("", metric.name, "bytes", "smaller", "to read", "to make"),
-            ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", "",
-             time_text(dense.seconds) if dense.steps is not None else ""),
-            ("slim", f"{metric.shown(best.value)} ({metric.points_text(best.lost)})", f"{best.bytes:,}",
-             f"{size / best.bytes:.1f}x", f"{1000 * self.decode_seconds:.1f} ms", time_text(best.seconds)),
-        ]  # fmt: skip
-        lines = table(rows, 0)
-        values = [one.value for one in self.repeated if one.value is not None]
-        if len(self.repeated) > 1:
-            mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
-            each = (
-                f"{spread:.3g}"
-                if metric.unit == "number"
-                else f"{spread * (100 if metric.unit == 'share' else 1):.2f} points"
-            )
-            sizes = [one.bytes for one in self.repeated]
-            lines.append(
-                f"{len(values)} seeds: mean {metric.shown(mean)}, standard deviation {each}; "
-                f"{min(sizes):,} to {max(sizes):,} bytes"
-            )
-        lines.append(f"{len(self.tries)} tries in all; {time_text(self.seconds)} this time.")
-        return lines
-
-    def _layers(self) -> list[str]:
-        rows = [("tensor", "numbers", "kept", "values", "bits each", "bytes", "method, or why left alone")]
-        rows += [
-            (
-                printable(one["name"], _NAME), f"{one['parameters']:,}", f"{one['kept']:.1%}", f"{one['values']:,}",
-                f"{one['bits']:.2f}", f"{one['bytes']:,}", printable(one["skipped"] or one["method"] or "", 60),
-            )
-            for one in self.layers[:_SHOWN]
-        ]  # fmt: skip
-        more = len(self.layers) - _SHOWN
-        return [*table(rows, 6), *[f"... and {more} more tensors"] * (more > 0)]
-
-    def _front(self) -> list[str]:
-        metric, size = self.dense.metric, self.dense.network.bytes
-        rows = [("bytes", "smaller", metric.name, "against dense", "")]
-        rows += [
-            (f"{one.bytes:,}", f"{size / one.bytes:.1f}x", metric.shown(one.value), metric.points_text(one.lost),
-             "<- the file" if one.folder == self.best.folder else "")
-            for one in sorted({one.folder: one for one in (*self.front, self.best)}.values(), key=lambda one: one.bytes)
-        ]  # fmt: skip
-        return table(rows, 4)
-
-
-def table(rows: Sequence[tuple[str, ...]], text_column: int) -> list[str]:
-    """Lines; the first column and `text_column` stand to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(
-            cell.ljust(width) if place in (0, text_column) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip

@@ -67,6 +67,11 @@ class Try:
         return self.folder / FILE
 
     @property
+    def is_dense(self) -> bool:
+        """Whether nothing was pruned or shared: the network was trained on as it is."""
+        return not self.names_methods and all(keep >= 1 and not values for _, keep, values, *_ in self.plan)
+
+    @property
     def names_methods(self) -> bool:
         """Whether a layer has a method that is no part of the search which nobody asked for."""
         return any(len(layer) > 3 for layer in self.plan)

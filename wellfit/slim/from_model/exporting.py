@@ -14,7 +14,7 @@ from wellfit.slim.exporting.proof import Exported, export
 from wellfit.slim.files import load
 from wellfit.slim.from_model.carried import Enter, carried_out
 from wellfit.slim.from_model.given import built, example
-from wellfit.slim.inspect import say
+from wellfit.slim.printing import say
 
 
 def run(phase_file: str, told: str) -> int:

@@ -14,11 +14,11 @@ from wellfit.errors import WellfitError
 from wellfit.slim.files import save
 from wellfit.slim.from_model.carried import Enter, carried_out
 from wellfit.slim.from_model.given import SAMPLES, example, model_of, named, shape_of, users
-from wellfit.slim.inspect import say
 from wellfit.slim.planning.applying import apply
 from wellfit.slim.planning.judge import Evaluate
 from wellfit.slim.planning.make import plan
 from wellfit.slim.planning.plan import Plan
+from wellfit.slim.printing import say
 from wellfit.slim.reporting import report
 
 _SUFFIX = ".report.json"

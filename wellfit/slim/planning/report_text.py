@@ -9,7 +9,8 @@ from wellfit.finding import Finding
 from wellfit.report.safe import printable
 from wellfit.slim.findings import told as findings_told
 from wellfit.slim.planning.plan import Skipped
-from wellfit.slim.planning.text import FASTER, NAME, SHOWN, points, skipped_lines, table
+from wellfit.slim.planning.text import FASTER, points, skipped_lines
+from wellfit.slim.printing import NAME, SHOWN, table
 
 
 def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:

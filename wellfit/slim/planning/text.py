@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wellfit.report.safe import printable
 from wellfit.slim.planning.step import METHODS
+from wellfit.slim.printing import NAME, SHOWN, table
 
 if TYPE_CHECKING:
     from wellfit.slim.planning.plan import Plan, Point, Skipped
     from wellfit.slim.planning.step import Step
 
 FASTER = 1.2  # as in `methods.trial`, which imports torch
-NAME = 40  # characters of a name in a table
-SHOWN = 40  # rows of a table
 _REASON = 160
 
 
@@ -73,19 +72,6 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     if len(by_reason) > SHOWN:
         lines.append(f"  ... and {len(by_reason) - SHOWN} more")
     return lines
-
-
-def table(rows: Sequence[tuple[str, ...]], left: Iterable[int]) -> list[str]:
-    """Lines; the columns `left` stand to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = set(left)
-    return [
-        "  " + "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip
 
 
 def _layers(plan: Plan) -> list[str]:

@@ -13,9 +13,9 @@ from wellfit.slim.drive.faster.survey import Candidate, Survey
 from wellfit.slim.drive.faster.tries import FastTries, FastTry
 from wellfit.slim.drive.giving import give
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.proof import say
 from wellfit.slim.drive.runs import Failed, OutOfTime, Runs
 from wellfit.slim.drive.work import Work
+from wellfit.slim.printing import say
 
 _SPARE = 1.15  # a try is begun if so many times what it should take is left
 _TEACHING = 1.6  # times as long as a run of the script a taught one takes

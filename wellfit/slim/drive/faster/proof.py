@@ -20,12 +20,10 @@ from wellfit.slim.drive.faster.survey import FASTER, UNTRAINED, Survey, shown
 from wellfit.slim.drive.faster.tries import FastTry
 from wellfit.slim.drive.judging import diagnosed, latency_json, proof_json
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.proof import table
+from wellfit.slim.drive.times_text import speed_text, time_cell, time_notes
 from wellfit.slim.findings import as_json as findings_json
 from wellfit.slim.findings import told as findings_told
-
-_NAME = 40  # characters of a name in a table
-_SHOWN = 40  # rows of a table by layer
+from wellfit.slim.printing import NAME, SHOWN, table
 
 
 def survey_text(survey: Survey, batch: int) -> str:
@@ -36,17 +34,8 @@ def survey_text(survey: Survey, batch: int) -> str:
         then = "" if one.method in UNTRAINED else f"to be trained{more}"
         rows.append((str(one), f"{one.milliseconds:.3g}", f"{one.speedup:.2f}x", then))
     lines = ["", "Survey: structures that are at least 1.2x faster here, nothing trained yet"]
-    lines += table(rows, 3) if survey.candidates else ["  none"]
+    lines += table(rows, (0, 3)) if survey.candidates else ["  none"]
     return "\n".join(lines) + "\n\n"
-
-
-def speed_text(speedup: float) -> str:
-    """A ratio, if it is one that may be claimed."""
-    return f"{speedup:.2f}x faster" if speedup >= FASTER else f"not faster ({speedup:.2f}x)"
-
-
-def _shown(told: dict[str, Any], which: str) -> str:
-    return f"{'' if told['calm'] else '~'}{told[which]:.3g} ms"
 
 
 @dataclass
@@ -200,22 +189,20 @@ class FastProof:
             ("", metric.name, *(f"p50 at batch {batch}" for batch in batches), "bytes", "to make")
         ]
         rows.append(("dense (float32)", metric.shown(dense.value),
-                     *(_shown(one, "before_ms") for one in best.times), f"{dense.network.bytes:,}",
+                     *(time_cell(one, "before_ms") for one in best.times), f"{dense.network.bytes:,}",
                      time_text(dense.seconds)))  # fmt: skip
         judged = f"{metric.shown(best.value)} ({metric.points_text(best.lost)})"
         rows.append((f"slim ({shown(best.method, best.strength)})", judged,
-                     *(_shown(one, "after_ms") for one in best.times), f"{best.bytes:,}",
+                     *(time_cell(one, "after_ms") for one in best.times), f"{best.bytes:,}",
                      time_text(best.seconds)))  # fmt: skip
         rows.append(("", "", *(speed_text(one["speedup"]) for one in best.times),
                      f"{dense.network.bytes / best.bytes:.1f}x smaller", ""))  # fmt: skip
-        lines = table(rows, 0)
+        lines = table(rows, (0,))
         values = [one.value for one in self.repeated if one.value is not None]
         if len(values) > 1:
             lines.append(f"{len(values)} seeds: mean {metric.shown(statistics.fmean(values))}, "
                          f"from {metric.shown(min(values))} to {metric.shown(max(values))}")  # fmt: skip
-        lines.append("The median of calls in turn on this machine; below 1.2x nothing is called faster.")
-        if not all(one["calm"] for one in best.times):
-            lines.append("~ The machine was busy with something else: the fastest tenth of the calls, not the median.")
+        lines += time_notes(best.times)
         lines.append(f"{len(self.tries)} tries in all; {time_text(self.seconds)} this time.")
         return lines
 
@@ -227,11 +214,11 @@ class FastProof:
         for name in [*before, *(name for name in after if name not in before)]:
             old, new = before.get(name), after.get(name)
             rows.append((
-                printable(name, _NAME), old["kind"] if old else "", f"{old['p50']:.3f}" if old else "",
+                printable(name, NAME), old["kind"] if old else "", f"{old['p50']:.3f}" if old else "",
                 new["kind"] if new else "", f"{new['p50']:.3f}" if new else "",
             ))  # fmt: skip
-        more = len(rows) - 1 - _SHOWN
-        return [*table(rows[: _SHOWN + 1], 1), *[f"... and {more} more layers"] * (more > 0)]
+        more = len(rows) - 1 - SHOWN
+        return [*table(rows[: SHOWN + 1], (0, 1)), *[f"... and {more} more layers"] * (more > 0)]
 
     def _skipped(self) -> list[str]:
         texts = (f"{name}: {printable(why, 300)}" for name, why in self.skipped)
@@ -250,4 +237,4 @@ class FastProof:
             mark = "<- the file" if self.best is not None and one.key == self.best.key else ""
             rows.append((f"{told.milliseconds:.3g}", speed_text(told.speedup), metric.shown(one.value),
                          metric.points_text(one.lost), shown(one.method, one.strength), mark))  # fmt: skip
-        return table(rows, 4)
+        return table(rows, (0, 4))

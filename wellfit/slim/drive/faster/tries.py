@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,14 @@ from wellfit.slim.drive.faster.survey import FASTER, FINISHES, WISHES, Candidate
 from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.runs import Failed, Runs
 from wellfit.slim.drive.setting import TEACHING, TEMPERATURE
+from wellfit.slim.drive.timing import times_in, timing
 from wellfit.slim.drive.tries import evaluating
 from wellfit.slim.drive.work import Work
 
 PREFIX = "fast-"
 _FINISHING = 20.0  # seconds that are spent on what needs no training
 _NO_WORSE = 0.05  # points
-_WEIGHTS, _FILE, _TIMES, _MADE = "weights.safetensors", "model.wfz", "times.json", "restructured.json"
+_WEIGHTS, _FILE, _MADE = "weights.safetensors", "model.wfz", "restructured.json"
 
 
 @dataclass(frozen=True)
@@ -205,16 +205,15 @@ class FastTries:
         run = folder / f"evaluate-{one.method}"
         run.mkdir()
         metric = self.dense.metric
-        times = {"override": "time-model", "file": str(run / _TIMES), "batch": self.batch, "seconds": self.timing}
-        own: list[dict[str, Any]] = [{"override": "start", "file": str(folder / _FILE)}, evaluating(metric), times]
+        own: list[dict[str, Any]] = [
+            {"override": "start", "file": str(folder / _FILE)}, evaluating(metric),
+            timing(run, self.batch, self.timing),
+        ]  # fmt: skip
         ran = self.runs.make(run, own, None, max(120.0, 3 * self.dense.evaluating_seconds))
         value = metric.value_of(ran.said)
-        try:
-            told = json.loads((run / _TIMES).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise Failed("the network cannot be timed: it cannot be copied, or not called again") from None
+        times = times_in(run)
         return FastTry(
             key, one.method, one.strength, f"{folder.name}/{_FILE}", trained.steps, (folder / _FILE).stat().st_size,
-            value, metric.lost(self.dense.value, value), told["times"],
-            {"before": told["before"], "after": told["after"]}, 0.0, trained.is_taught, trained.seed,
+            value, metric.lost(self.dense.value, value), times.batches,
+            times.layers, 0.0, trained.is_taught, trained.seed,
         )  # fmt: skip
