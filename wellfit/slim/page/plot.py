@@ -41,7 +41,7 @@ class Plot:
         label: what it is, for those who hear it.
         points: to draw, with the dense network among them.
         metric: upwards.
-        allowed: the worst value that may be.
+        allowed: the worst value that may be; None if anything may.
         wanted: the most that was asked for to the right; None if nothing was.
         across: names the axis to the right.
         x_text, x_more: what stands at a tick of it, in two lines.
@@ -51,7 +51,7 @@ class Plot:
     label: str
     points: Sequence[Point]
     metric: Metric
-    allowed: float
+    allowed: float | None
     wanted: float | None
     across: str
     x_text: Callable[[float], str]
@@ -85,9 +85,10 @@ class Plot:
     def _values(self) -> tuple[float, float]:
         """The range upwards: tries that lose much more than what matters are drawn at its edge."""
         dense = next(one.value for one in self.points if one.kind == "dense")
-        matter = [one.value for one in self.points if one.kind in ("dense", "chosen")] + [self.allowed]
+        allowed = dense if self.allowed is None else self.allowed
+        matter = [one.value for one in self.points if one.kind in ("dense", "chosen")] + [allowed]
         far = max(2 * abs(value - dense) for value in matter)
-        reach = max(far, 6 * abs(self.allowed - dense)) or 0.05 * abs(dense) or 1.0
+        reach = max(far, 6 * abs(allowed - dense)) or 0.05 * abs(dense) or 1.0
         sign = 1 if self.metric.is_higher_better else -1
         values = matter + [one.value for one in self.points if sign * (dense - one.value) <= reach]
         span = max(values) - min(values) or abs(dense) or 1.0
@@ -101,6 +102,8 @@ class Plot:
 
     def _allowed(self, across: Callable[[float], float], upwards: Callable[[float], float]) -> list[Html]:
         """The ground on which all that was asked for is met, and the line under (or over) it."""
+        if self.allowed is None:
+            return []
         y, end = upwards(self.allowed), self.width - _RIGHT
         wide = (end if self.wanted is None else across(self.wanted)) - _LEFT
         top, bottom = (_TOP, y) if self.metric.is_higher_better else (y, HEIGHT - _BOTTOM)
@@ -144,7 +147,7 @@ class Plot:
         return parts
 
     def _tick(self, value: float) -> str:
-        if self.metric.unit == "number":
+        if self.metric.unit in ("number", "own"):
             return f"{value:.4g}"
         return f"{round(value * (100 if self.metric.unit == 'share' else 1), 6):g} %"
 

@@ -10,16 +10,15 @@ def head(report: Report) -> Html:
     """The headline, in red where something was not met, and what was asked for."""
     told = report.told
     brand = tag("p", tag("b", "wellfit slim"), tag("span", told.get("model", "")), class_="brand")
+    asked = [tag("p", _asked(report), class_="quiet")] if told["keep_accuracy"] is not None else []
     if told["met"]:
-        return joined(
-            (brand, tag("h1", _reached(report) or "", class_="well"), tag("p", _asked(report), class_="quiet"))
-        )
+        return joined((brand, tag("h1", _reached(report) or "", class_="well"), *asked))
     # What follows the semicolon points to the tables of the terminal.
     missed = [sentence.partition("; the front")[0] for sentence in told.get("shortfalls") or ["what was asked for"]]
     title = tag("h1", "Not met: ", "; ".join(missed), class_="error")
     best = _reached(report)
     found = [tag("p", f"The best that was found: {best}.", class_="best")] if best else []
-    return joined((brand, title, *found, tag("p", _asked(report), class_="quiet")))
+    return joined((brand, title, *found, *asked))
 
 
 def _reached(report: Report) -> str | None:
@@ -41,8 +40,8 @@ def _reached(report: Report) -> str | None:
 def _asked(report: Report) -> str:
     target, within = str(report.told["target"]), report.told["keep_accuracy"]
     what = {"size": "as small as can be", "latency": "as fast as can be"}.get(target, target)
-    unit = "%" if report.metric.unit == "number" else "point" if within == 1 else "points"
-    return f"Asked for: {what}, with at most {within:g} {unit} of {report.metric.name} lost."
+    unit = {"number": " %", "own": ""}.get(report.metric.unit, " point" if within == 1 else " points")
+    return f"Asked for: {what}, with at most {within:g}{unit} of {report.metric.name} lost."
 
 
 def proof(report: Report) -> Html:
@@ -83,8 +82,9 @@ def _value(report: Report, slim: float | None) -> Html:
     if slim is None:
         return tag("span", metric.shown(report.dense["metric"]))
     lost = report.chosen.lost if report.chosen else 0.0
-    is_well = lost <= report.told["keep_accuracy"]
-    points = tag("small", metric.points_text(lost), class_="well" if is_well else "error")
+    allowed = report.told["keep_accuracy"]
+    judged = None if allowed is None else "well" if lost <= allowed else "error"
+    points = tag("small", metric.points_text(lost), class_=judged)
     several = seeds.get("count", 1) > 1 and seeds.get("mean") is not None
     spread = f" ± {_spread(report, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
     mean = [tag("small", f"mean of {seeds['count']}: {metric.shown(seeds['mean'])}{spread}")] if several else []
@@ -93,7 +93,7 @@ def _value(report: Report, slim: float | None) -> Html:
 
 def _spread(report: Report, spread: float) -> str:
     """A standard deviation in the unit of points."""
-    unit = {"share": 100, "percent": 1}.get(report.metric.unit)
+    unit = {"share": 100, "percent": 1, "own": 1}.get(report.metric.unit)
     return f"{unit * spread:.2f}" if unit else f"{spread:.3g}"
 
 
@@ -117,7 +117,7 @@ def _notes(report: Report) -> list[str]:
     """Sentences under the table."""
     told, metric = report.told, report.metric
     source = told["metric"].get("source", metric.name)
-    found = [f"Judged by {source}, with the weights read from the file."]
+    found = [f"Judged by {source}, with the weights read from the file.", *told.get("notes", [])]
     seeds = told.get("seeds") or {}
     if seeds.get("count", 1) > 1 and seeds.get("mean") is not None:
         unit = " points" if metric.unit in ("share", "percent") else ""
@@ -131,7 +131,8 @@ def _notes(report: Report) -> list[str]:
     if not all(one.get("calm", True) for one in report.times):
         found.append("~ The machine was busy: the fastest tenth of the calls, not the median.")
     count = len(report.tries)
-    found.append(f"{count} {'try' if count == 1 else 'tries'} in all; {seconds_text(told['seconds'])} this time.")
+    spent = [f"{seconds_text(told['seconds'])} this time"] if told.get("seconds") is not None else []
+    found.append("; ".join([f"{count} {'try' if count == 1 else 'tries'} in all", *spent]) + ".")
     found += [
         f"{sentence[0].upper()}{sentence[1:]}: this is the best so far."
         for sentence in told.get("ends", [])
