@@ -203,7 +203,7 @@ def test_a_report_of_another_model(digits: Path, tmp_path: Path) -> None:
 def test_the_command_slims_and_proves(digits: Path) -> None:
     ran = cli(digits, *WORDS, "--check", "mine:accuracy", "--keep-acc", "2", "--to", "y.wfz")
     assert ran.returncode == 0, ran.stderr
-    assert "Plan for size, may lose 2 points of evaluate" in ran.stdout and "Proof: y.wfz" in ran.stdout
+    assert "Plan for size, may lose 2 points of accuracy" in ran.stdout and "Proof: y.wfz" in ran.stdout
     told = json.loads((digits / "y.report.json").read_text())
     assert told["bytes"]["slim"] == (digits / "y.wfz").stat().st_size < told["bytes"]["dense"] / 4
     again = slim.load(digits / "y.wfz", sys.modules["mine"].Build()).eval()

@@ -109,7 +109,8 @@ def _share(one: object, which: str) -> float:
 
 def _faster(one: object) -> Html:
     assert isinstance(one, dict)
-    words = ratio_text(one["speedup"]) + (" faster" if one["speedup"] >= 1.2 else ": not faster")
+    is_faster = one["speedup"] >= 1.2  # what rounds to it reads as 1.1
+    words = f"{ratio_text(one['speedup'])} faster" if is_faster else f"{min(one['speedup'], 1.1):.1f}x: not faster"
     return joined((bar(_span(one, "after_ms"), _share(one, "after_ms"), "slim"), tag("small", words)))
 
 
