@@ -201,7 +201,7 @@ def test_a_report_without_evaluate_says_so(digits: Path, tmp_path: Path) -> None
 
 
 def told_of(target: str, speedup: float = 1.0, bytes: int = 1000, lost: float = 0.0) -> dict[str, Any]:
-    timed = {"batch": 1, "speedup": speedup, "slim": {"p50": 6.0 / speedup}}
+    timed = {"batch": 1, "speedup": speedup, "slim": {"p50": 6.0 / speedup}, "is_calm": True}
     return {
         "target": target, "latency": [timed, {**timed, "batch": 32, "speedup": 9.0}],
         "bytes": {"slim": bytes, "dense": 4000}, "metric": {"name": "accuracy", "allowed": 1.0, "lost": lost},
@@ -222,6 +222,7 @@ def told_of(target: str, speedup: float = 1.0, bytes: int = 1000, lost: float = 
         (told_of("2ms", 3.0), None),
         (told_of("2ms", 2.0), "2 ms was not reached: a call takes 3 ms"),
         ({**told_of("2ms"), "latency": []}, "2 ms was not reached: the model takes no single sample"),
+        (told_of("size", lost=float("inf")), "the model of the file has no finite accuracy"),
         (told_of("size", lost=1.01), "1.01 points of accuracy are lost, where 1 may be"),
     ],
 )

@@ -108,11 +108,9 @@ class Metric:
         """A value for people."""
         if value is None:
             return "no number"
-        return (
-            f"{value:.4g}"
-            if self.unit in ("number", "own")
-            else f"{value * (100 if self.unit == 'share' else 1):.2f} %"
-        )
+        if self.unit in ("number", "own"):
+            return f"{value:.4g}"
+        return f"{value * (100 if self.unit == 'share' else 1):.2f} %"
 
     def points_text(self, lost: float) -> str:
         """The same loss for people: "-0.25 points"."""

@@ -57,7 +57,7 @@ def _layer(one: Mapping[str, Any]) -> Html:
 
 
 def _change(before: float | None, now: float | str | None, form: str) -> str:
-    """ "64 → 12"; one number where there is no other, or they read the same."""
+    """ "64 → 12"; one number where there is no other, or they read the same. A word stands for itself."""
     shown = [value if isinstance(value, str) else format(value, form) for value in (before, now) if value is not None]
     return " → ".join(dict.fromkeys(shown))
 

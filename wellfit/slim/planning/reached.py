@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from wellfit.slim.planning.report_text import milliseconds
 from wellfit.slim.planning.text import FASTER
 from wellfit.slim.target import Target
 
@@ -21,7 +23,9 @@ def shortfalls(told: Mapping[str, Any]) -> list[str]:
         found += _slow(target, next((one for one in told["latency"] if one["batch"] == 1), None))
     elif target.kind != "size" and size["slim"] > target.bytes_of(size["dense"]):
         found.append(f"{target} was not reached: the file has {size['slim']:,} bytes")
-    if metric["allowed"] is not None and metric["lost"] > metric["allowed"]:
+    if not math.isfinite(metric["lost"]):
+        found.append(f"the model of the file has no finite {metric['name']}")
+    elif metric["allowed"] is not None and metric["lost"] > metric["allowed"]:
         found.append(f"{metric['lost']:.2f} points of {metric['name']} are lost, where {metric['allowed']:g} may be")
     return found
 
@@ -30,7 +34,7 @@ def _slow(target: Target, one: Mapping[str, Any] | None) -> list[str]:
     """Of a call with one sample."""
     if one is None:
         return [f"{target} was not reached: the model takes no single sample, so nothing was timed"]
-    speedup, took = one["speedup"], one["slim"]["p50"]
+    speedup, took = one["speedup"], milliseconds(one, "slim")
     if target.kind == "milliseconds":
         return [] if took <= target.amount else [f"{target} was not reached: a call takes {took:.3g} ms"]
     if target.kind == "speedup":
