@@ -84,7 +84,7 @@ def _fixes(rule: type[Rule]) -> list[str]:
             if fix.override
             else ""
         )
-        lines.append(f"- {fix.title}{how}: {'safe' if fix.safe else 'changes what the program means'}.")
+        lines.append(f"- {fix.title}{how}: {fix.safety}.")
     return [*lines, ""]
 
 

@@ -24,8 +24,9 @@ def made(file: Path, kind: str) -> type[Rule]:
     return getattr(module, kind)
 
 
-def test_a_rule_of_ones_own_fails_until_it_finds_its_illness(tmp_path: Path) -> None:
-    said = write_rule("sleepy-units", "forward", None, tmp_path)
+@pytest.mark.parametrize("family", ["forward", "slim"])
+def test_a_rule_of_ones_own_fails_until_it_finds_its_illness(tmp_path: Path, family: str) -> None:
+    said = write_rule("sleepy-units", family, None, tmp_path)
     assert "test_sleepy_units.py" in said and 'sleepy-units = "sleepy_units:SleepyUnits"' in said
     assert "from sleepy_units import SleepyUnits" in (tmp_path / "test_sleepy_units.py").read_text()
     rule = made(tmp_path / "sleepy_units.py", "SleepyUnits")
@@ -34,8 +35,19 @@ def test_a_rule_of_ones_own_fails_until_it_finds_its_illness(tmp_path: Path) -> 
         check_rule(rule, tmp_path / "runs")
 
 
-def test_a_written_file_is_well_formatted(tmp_path: Path) -> None:
-    write_rule("sleepy-units", "forward", None, tmp_path)
+def test_a_rule_about_slimmings_reads_their_proof(tmp_path: Path) -> None:
+    write_rule("sleepy-units", "slim", None, tmp_path)
+    file = tmp_path / "sleepy_units.py"
+    text = file.read_text()
+    file.write_text(text.replace('"method": "share", "strength": 16', '"method": "prune", "strength": 0.97', 1))
+    rule = made(file, "SleepyUnits")
+    assert rule.judges_proofs() and not rule.reads
+    check_rule(rule, tmp_path / "runs")  # the first of the two experiments is sick now, the other still is not
+
+
+@pytest.mark.parametrize("family", ["forward", "slim"])
+def test_a_written_file_is_well_formatted(tmp_path: Path, family: str) -> None:
+    write_rule("sleepy-units", family, None, tmp_path)
     files = [str(tmp_path / name) for name in ("sleepy_units.py", "test_sleepy_units.py")]
     for words in (["format", "--check"], ["check"]):
         done = subprocess.run([sys.executable, "-m", "ruff", *words, "--isolated", "--line-length=120", *files])

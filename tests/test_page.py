@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from fixtures_report import HOSTILE, findings_of, write_run, write_script
-from fixtures_slim import slim_report
+from fixtures_slim import model_report, slim_report
 
 from wellfit.finding import Finding
 from wellfit.record import Run, open_run
 from wellfit.report import to_html
+from wellfit.slim.page import of_model
 from wellfit.slim.page import to_html as slim_to_html
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tested with selenium, which is not installed")
@@ -200,3 +201,11 @@ def test_a_try_of_a_slimming_tells_its_setting(browser: Any, tmp_path: Path) -> 
     assert browser.execute_script(wide) <= 0
     assert browser.get_log("browser") == []
     assert requests(browser) == expected
+
+
+def test_no_table_of_a_slim_model_is_cut_off(browser: Any, tmp_path: Path) -> None:
+    show(browser, slim_to_html(of_model(model_report())), tmp_path)
+    browser.execute_script("document.querySelector('details').open = true")
+    cut = "return [...document.querySelectorAll('.scroll')].map(one => one.scrollWidth - one.clientWidth)"
+    assert browser.execute_script(cut) == [0, 0, 0, 0]
+    assert browser.get_log("browser") == []

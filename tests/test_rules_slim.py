@@ -22,7 +22,9 @@ from wellfit.config import Asked
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
 from wellfit.proof import Proof
+from wellfit.report.text import fix_text
 from wellfit.rule import Rule
+from wellfit.rule_page import rule_text
 from wellfit.slim.findings import judged
 from wellfit.testing import check_message
 
@@ -218,6 +220,16 @@ def test_what_may_be_lost_is_never_called_lost(lost: float, allowed: float, spre
 def test_a_model_without_a_metric_is_told_so() -> None:
     (finding,) = findings(made(metric__lost=None, metric__slim=None))
     assert "no finite accuracy" in finding.message and finding.evidence["lost"] == math.inf
+
+
+@pytest.mark.parametrize("name", ["slim-no-op", "slim-slower", "slim-layer-skipped", "slim-accuracy-lost"])
+def test_fixes_speak_of_models_not_of_programs(name: str) -> None:
+    rule = find_rule(name)
+    text = rule_text(rule)
+    assert "program means" not in text
+    for fix in rule.fixes:
+        assert f"  {fix.title} ({fix.safety})\n" in text
+        assert fix_text(fix) == fix.title + ("" if fix.safe else f" ({fix.safety})")
 
 
 def test_errors_come_first_and_what_is_ignored_is_left_out() -> None:

@@ -22,6 +22,7 @@ from wellfit.errors import WellfitError
 from wellfit.overrides.slim import _safetensors
 from wellfit.slim.from_model.launch import ModelOptions
 from wellfit.slim.from_model.work import run
+from wellfit.slim.planning.reached import shortfalls
 from wellfit.slim.planning.step import Step
 
 
@@ -191,6 +192,49 @@ def test_a_report_without_evaluate_says_so(digits: Path, tmp_path: Path) -> None
     report = slim.report(model, tmp_path / "x.wfz", x, seconds=0.05)
     assert report.told["metric"]["lost"] == 0 and report.told["metric"]["moved"] == 0
     assert "(400 compared) is all that is known" in report.text() and report.as_json()["findings"] == []
+    for name in ("r.html", "r.json"):
+        report.save(tmp_path / name)
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "r.json").read_text()) == report.as_json()
+    with pytest.raises(WellfitError, match="cannot be written"):
+        report.save(tmp_path / "none" / "r.html")
+
+
+def told_of(target: str, speedup: float = 1.0, bytes: int = 1000, lost: float = 0.0) -> dict[str, Any]:
+    timed = {"batch": 1, "speedup": speedup, "slim": {"p50": 6.0 / speedup}, "is_calm": True}
+    return {
+        "target": target, "latency": [timed, {**timed, "batch": 32, "speedup": 9.0}],
+        "bytes": {"slim": bytes, "dense": 4000}, "metric": {"name": "accuracy", "allowed": 1.0, "lost": lost},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (told_of("size", bytes=9000, lost=1.0), None),
+        (told_of("4x"), None),
+        (told_of("4x", bytes=1001), "4x was not reached: the file has 1,001 bytes"),
+        (told_of("1kB", bytes=1001), "1,000 bytes was not reached: the file has 1,001 bytes"),
+        (told_of("latency", 1.2), None),
+        (told_of("latency", 1.19), "nothing is 1.2x faster: a call is 1.19x as fast"),
+        (told_of("3x-faster", 3.0), None),
+        (told_of("3x-faster", 2.9), "3x-faster was not reached: a call is 2.90x as fast"),
+        (told_of("2ms", 3.0), None),
+        (told_of("2ms", 2.0), "2 ms was not reached: a call takes 3 ms"),
+        ({**told_of("2ms"), "latency": []}, "2 ms was not reached: the model takes no single sample"),
+        (told_of("size", lost=float("inf")), "the model of the file has no finite accuracy"),
+        (told_of("size", lost=1.01), "1.01 points of accuracy are lost, where 1 may be"),
+    ],
+)
+def test_what_is_not_reached_is_told_by_the_file(told: dict[str, Any], said: str | None) -> None:
+    found = shortfalls(told)
+    assert len(found) == (said is not None) and "".join(found).startswith(said or "")
+
+
+def test_a_judge_that_gives_no_finite_number_is_refused(digits: Path) -> None:
+    model, x, _ = loaded(digits)
+    with pytest.raises(WellfitError, match="evaluate gives nan for the dense model"):
+        slim.plan(model, x, evaluate=lambda model: float("nan"))
 
 
 def test_a_report_of_another_model(digits: Path, tmp_path: Path) -> None:
@@ -203,9 +247,13 @@ def test_a_report_of_another_model(digits: Path, tmp_path: Path) -> None:
 def test_the_command_slims_and_proves(digits: Path) -> None:
     ran = cli(digits, *WORDS, "--check", "mine:accuracy", "--keep-acc", "2", "--to", "y.wfz")
     assert ran.returncode == 0, ran.stderr
-    assert "Plan for size, may lose 2 points of evaluate" in ran.stdout and "Proof: y.wfz" in ran.stdout
+    assert "Plan for size, may lose 2 points of accuracy" in ran.stdout and "Proof: y.wfz" in ran.stdout
     told = json.loads((digits / "y.report.json").read_text())
     assert told["bytes"]["slim"] == (digits / "y.wfz").stat().st_size < told["bytes"]["dense"] / 4
+    assert "Report: y.report.html" in ran.stdout and told["tries"] and told["seconds"] > 0
+    page = (digits / "y.report.html").read_text()
+    assert f">All {len(told['tries']) + 1} tries<" in page and "from mine import Build" in page
+    assert f"wellfit slim {' '.join(WORDS)} --check mine:accuracy --keep-acc 2 --to y.wfz" in page
     again = slim.load(digits / "y.wfz", sys.modules["mine"].Build()).eval()
     assert float(sys.modules["mine"].accuracy(again)) == pytest.approx(told["metric"]["slim"], abs=1e-6)
 

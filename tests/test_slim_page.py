@@ -6,6 +6,7 @@ import base64
 import copy
 import hashlib
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 from fixtures_report import HOSTILE
-from fixtures_slim import a_try, fast_slim_report, slim_report
-from hypothesis import given, settings
+from fixtures_slim import a_try, fast_slim_report, model_report, slim_report
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wellfit.slim.drive.search import Outcome
 from wellfit.slim.drive.search import front as front_of_search
-from wellfit.slim.page import to_html, write_report
+from wellfit.slim.page import of_model, to_html, write_report
 from wellfit.slim.page.plot import even_ticks, log_ticks
 from wellfit.slim.page.reading import front
 
@@ -56,6 +57,11 @@ class Page(HTMLParser):
 
     def classes(self, tag: str) -> list[str]:
         return [attributes.get("class") or "" for name, attributes in self.elements if name == tag]
+
+
+def model_page() -> dict[str, Any]:
+    """The report of a model, as the page reads it."""
+    return of_model(model_report())
 
 
 def test_it_shows_what_the_report_holds() -> None:
@@ -97,7 +103,76 @@ def test_times_and_what_was_not_met() -> None:
     assert [kind for kind in page.classes("svg") if "plot" in kind] == ["plot broad", "plot", "plot"]
 
 
-@pytest.mark.parametrize("make", [slim_report, fast_slim_report])
+def test_a_model_that_nothing_was_trained_for() -> None:
+    page = Page(to_html(model_page()))
+    assert page.inside["h1"] == ["Not met: 3x-faster was not reached: a call is 2.00x as fast"]
+    assert page.inside["h2"] == ["Proof", "What was tried", "Layers", "Use it"]
+    for words in (
+        "The best that was found: 2.0x faster at batch 1, 2.4x smaller, accuracy -0.50 points.",
+        "Asked for: 3x-faster, with at most 2 points of accuracy lost.", "96.00 %", "95.50 %", "22,000", "9,000",
+        "0.6 ms", "0.3 ms", "~3.6 ms", "~3.15 ms", "1.1x: not faster", "2.5 ms", "Judged by accuracy, with the weights",
+        "Outputs moved by 6.7% of their spread.", "4 tries in all; 12 s this time.",
+        "Of 1 of the tries the script said no number.", "15,000 1.5x 0.48 96.25 % +0.25 points conv: fold norm",
+        "7,000 3.1x 0.15 92.00 % -4.00 points conv: fold norm; fc: svd rank 2", "6,000 3.7x no number as it is",
+        "9,000 2.4x 0.3 3.15 95.50 % -0.50 points conv: fold norm; fc: svd rank 8 the file",
+        "conv Conv2d fold norm 1,500 87.3% 77 24.32 6,000 → 4,500 0.051",
+        "norm BatchNorm2d folded into conv 64 → gone 256 → 0 0.051 → 0.001", "fc Linear svd rank 8 3,000 → 1,444",
+        "head Linear 800 → as table.weight 3,200 → 0",
+        "in no layer 136", "any head it is too small to be faster", "from mine import build",
+        "model = wellfit.slim.load('w.wfz', build())", "wellfit slim --model mine:build --weights w.safetensors",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert [kind for kind in page.classes("svg") if "plot" in kind] == ["plot broad", "plot", "plot"]
+    assert in_the_frame(model_page())
+
+
+def agreement(report: dict[str, Any]) -> None:
+    report["metric"] |= {"name": "agreement of classes", "dense": 100.0, "slim": 99.5, "is_evaluated": False}
+
+
+def negative(report: dict[str, Any]) -> None:
+    report["metric"] |= {"name": "score", "dense": -3.5, "slim": -4.0}
+
+
+def nothing_asked(report: dict[str, Any]) -> None:
+    report["metric"]["allowed"] = None
+    report["tries"], report["steps"], report["shortfalls"] = [], [{"change": "svd", "layer": "fc"}], []
+    for key in ("typed", "made_by", "seconds"):
+        del report[key]
+
+
+def not_finite(report: dict[str, Any]) -> None:
+    report["metric"] |= {"slim": math.nan, "lost": math.inf, "moved": math.inf}
+
+
+def untimed(report: dict[str, Any]) -> None:
+    report["latency"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (agreement, ["Judged by agreement of classes with the dense model on the example inputs (400 compared)",
+                     "only evaluate= (--check) can tell", "99.50 % -0.50 points", "allowed: 98.00 %"]),
+        (negative, ["-3.5", "-4 -0.5", "with at most 2 of score lost", "allowed: -5.5"]),
+        (nothing_asked, ["1 try in all.", "load('w.wfz', model)", "2.4x smaller, accuracy -0.50 points Proof"]),
+        (not_finite, ["no number", "accuracy lost"]),
+        (untimed, ["2.4x smaller"]),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)  # fmt: skip
+def test_models_of_which_less_is_known(change: Any, words: list[str]) -> None:
+    report = model_report()
+    change(report)
+    page = Page(to_html(of_model(report)))
+    for one in words:
+        assert one in page.text, one
+    assert in_the_frame(of_model(report))
+    assert ("allowed" in page.text, "Make it again" in page.text) == (change is not nothing_asked,) * 2
+    assert ("p50" in page.text) == (change is not untimed)
+
+
+@pytest.mark.parametrize("make", [slim_report, fast_slim_report, model_page])
 def test_names_of_strangers_stay_text(make: Any) -> None:
     def spoilt(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -116,7 +191,7 @@ def test_names_of_strangers_stay_text(make: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("make", [slim_report, fast_slim_report])
+@pytest.mark.parametrize("make", [slim_report, fast_slim_report, model_page])
 def test_it_asks_the_network_for_nothing_and_allows_only_its_own_script(make: Any) -> None:
     text = to_html(make())
     page = Page(text)
@@ -212,6 +287,19 @@ def test_any_tries_are_drawn_within_the_frame(found: Any, within: float, size: i
     told |= {"keep_accuracy": within, "target_bytes": size}
     told["slim"] |= told["tries"][0]
     assert in_the_frame(told)
+
+
+@example(1.0, 0.0, True)
+@given(st.floats(0.85, 1.2), st.floats(-0.5, 0.5), st.booleans())
+def test_words_in_a_plot_do_not_meet(factor: float, lost: float, is_higher_better: bool) -> None:
+    told = slim_report()
+    told["metric"]["is_higher_better"] = is_higher_better
+    sign = 1 if is_higher_better else -1
+    told["slim"] |= {"bytes": int(factor * 135_720), "metric": 0.9068 - sign * lost / 100, "lost": lost}
+    told["tries"] = [told["slim"]]
+    labels = [one for name, one in Page(to_html(told)).elements if name == "text" and "label" in (one["class"] or "")]
+    (x, y), (left, base) = ((float(one["x"] or ""), float(one["y"] or "")) for one in labels)
+    assert abs(y - base) >= 12 or left >= x + 20 or left + 50 <= x - 20
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(-5, 5).map(float)), max_size=12))

@@ -29,12 +29,19 @@ class Fix:
         title: what to do, in the imperative ("Divide the learning rate by 10").
         override: what does it at run time, as it is given to `wellfit run --override` ("lr=scale:0.1"); None where only
             the user can.
-        safe: True if the program still means the same and the change can be taken back.
+        safe: True if the program (or the slim model) still means the same and the change can be taken back.
+        changes: if it is not safe, what becomes another one: the verb's object in "changes ...".
     """
 
     title: str
     override: str | None = None
     safe: bool = False
+    changes: str = "what the program means"
+
+    @property
+    def safety(self) -> str:
+        """ "safe", or what it changes."""
+        return "safe" if self.safe else f"changes {self.changes}"
 
 
 @dataclass

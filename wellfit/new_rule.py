@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from wellfit.finding import Finding, Fix
-from wellfit.record import Record
+from $judged
 from wellfit.rule import Family, Rule
 
 
@@ -33,13 +33,13 @@ class $kind(Rule):
     The statistic, and from what value of `threshold` on it is ill.
 
     Why it hurts
-    What the illness does to the training.
+    What the illness costs.
 
     Cure
     What the user should change.
 
     Fix safety
-    Whether the program still means the same after it.
+    What the fix changes, and what it keeps.
 
     When it is wrong
     Healthy programs that look alike, and what tells them apart.
@@ -53,34 +53,21 @@ class $kind(Rule):
     family: ClassVar[Family] = "$family"
     status = "preview"
     summary = "what is wrong, in 70 characters"
-    reads = ("loss",)  # the series of docs/record.md that it needs
-    consequences = ()  # names of the rules whose findings this illness explains
-    fixes = (Fix("What to do, in the imperative"),)
+$fields
 
-    threshold: float = 10.0  # its unit, and what healthy programs have
+    threshold: float = 10.0  # its unit, and what healthy ones have
 
     @staticmethod
     def sick() -> None:
         # A user's program in miniature that has the illness.
-        import torch
-        from sklearn.datasets import load_digits
-        from torch import nn
-
-        torch.manual_seed(0)
-        x, y = load_digits(return_X_y=True)
-        x, y = torch.tensor(x / 16.0).float(), torch.tensor(y)
-        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _epoch in range(2):
-            for batch in torch.randperm(1400).split(50):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
-                loss.backward()
-                optimizer.step()
-
+$program
     @staticmethod
     def healthy() -> None:
         # The same without it: the nearest program that must stay silent.
+$program
+$check''')
+
+_PROGRAM = """\
         import torch
         from sklearn.datasets import load_digits
         from torch import nn
@@ -96,7 +83,30 @@ class $kind(Rule):
                 loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
                 loss.backward()
                 optimizer.step()
+"""
 
+_SLIMMED = (
+    _PROGRAM.replace("import nn\n", "import nn\n\n        from wellfit import slim\n")
+    + """
+        def accuracy(model):
+            return (model(x[1400:]).argmax(1) == y[1400:]).float().mean()
+
+        plan = slim.Plan.from_json({"keep": 5, "steps": [{"layer": "0", "method": "share", "strength": 16}]})
+        slimmed = slim.apply(model, plan)
+        slim.save(slimmed.model, "digits.wfz", slimmed.changes)
+        report = slim.report(model, "digits.wfz", x[1400:], evaluate=accuracy, slimmed=slimmed, seconds=0.2)
+        report.save("digits.report.json")
+"""
+)
+
+_OF_RUN = {
+    "judged": "wellfit.record import Record",
+    "program": _PROGRAM,
+    "fields": """\
+    reads = ("loss",)  # the series of docs/record.md that it needs
+    consequences = ()  # names of the rules whose findings this illness explains
+    fixes = (Fix("What to do, in the imperative"),)""",
+    "check": """\
     def check(self, record: Record) -> Iterator[Finding]:
         loss = record.loss()
         if not len(loss) or not float(loss.value.max()) > self.threshold:
@@ -110,7 +120,27 @@ class $kind(Rule):
             evidence={"threshold": self.threshold},
             sure=record.finished,
         )
-''')
+""",
+}
+
+_OF_PROOF = {
+    "judged": "wellfit.proof import Proof",
+    "program": _SLIMMED,
+    "fields": """\
+    fixes = (Fix("What to do, in the imperative", changes="what is another one then"),)""",
+    "check": """\
+    def check_proof(self, proof: Proof) -> Iterator[Finding]:
+        lost = proof.metric.lost
+        if not lost > self.threshold:
+            return
+        yield self.finding(
+            f"the problem, with its numbers ({lost:.2f} points), and why it hurts; then the cure",
+            severity="error",
+            evidence={"lost": lost, "threshold": self.threshold},
+        )
+""",
+}
+"""Of a rule of the family slim, which reads what `wellfit slim` has measured; see docs/slim/proof.md."""
 
 _TEST = Template("""from pathlib import Path
 
@@ -156,7 +186,8 @@ def write_rule(name: str, family: str, code: str | None, folder: Path) -> str:
         raise WellfitError(f"the code {code} is taken")
     module = name.replace("-", "_")
     kind = "".join(part.capitalize() for part in name.split("-"))
-    values = {"code": code, "name": name, "family": family, "module": module, "kind": kind}
+    parts = _OF_PROOF if family == "slim" else _OF_RUN
+    values = {"code": code, "name": name, "family": family, "module": module, "kind": kind, **parts}
     file = (own / family if own is not None else folder) / f"{module}.py"
     files = {file: _RULE.substitute(values)}
     if own is None:

@@ -98,7 +98,7 @@ def rule_text(rule: type[Rule], width: int = 88) -> str:
         lines += ["", "Fixes"]
         for fix in rule.fixes:
             trial = f": --override {fix.override}" if fix.override else ""
-            lines.append(f"  {fix.title} ({'safe' if fix.safe else 'changes what the program means'}){trial}")
+            lines.append(f"  {fix.title} ({fix.safety}){trial}")
     if rule.consequences:
         lines += [
             "",

@@ -139,8 +139,8 @@ def _facts(finding: Finding) -> list[tuple[str, str]]:
 
 
 def fix_text(fix: Fix) -> str:
-    """The title of a fix, whether the program still means the same after it, and how to try it."""
-    meaning = "" if fix.safe else " (changes what the program means)"
+    """The title of a fix, what it changes unless it is safe, and how to try it."""
+    meaning = "" if fix.safe else f" ({printable(fix.safety)})"
     trial = f"; try --override {printable(fix.override)}" if fix.override else ""
     return printable(fix.title) + meaning + trial
 

@@ -82,7 +82,7 @@ def _drive(words: list[str]) -> int:
     own, command = split(words, parser)
     given = parser.parse_args(own)
     if given.model is not None:
-        return _from_model(given, command)
+        return _from_model(given, command, words)
     for name in ("weights", "inputs", "check"):
         if getattr(given, name) is not None:
             raise WellfitError(f"--{name} goes with --model, where no script is run")
@@ -101,7 +101,7 @@ def _drive(words: list[str]) -> int:
     return run_slim(options)
 
 
-def _from_model(given: argparse.Namespace, command: list[str]) -> int:
+def _from_model(given: argparse.Namespace, command: list[str], words: list[str]) -> int:
     from wellfit.slim.from_model.launch import ModelOptions, run_model
 
     if command:
@@ -126,7 +126,7 @@ def _from_model(given: argparse.Namespace, command: list[str]) -> int:
         given.model, given.weights, given.inputs, given.check, given.target, _points(given.keep_acc),
         given.methods.split(",") if given.methods else None, given.plan, given.only_plan,
         given.to or given.weights.with_suffix(".slim.wfz" if given.weights.suffix == ".wfz" else ".wfz"), given.quiet,
-        _asked(given),
+        _asked(given), tuple(words),
     ))  # fmt: skip
 
 

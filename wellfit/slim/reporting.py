@@ -16,22 +16,25 @@ from wellfit.config import Asked
 from wellfit.diagnose import Diagnosis
 from wellfit.errors import WellfitError
 from wellfit.proof import Proof
-from wellfit.record.writing import write_json
+from wellfit.record.writing import replace_file, write_json
 from wellfit.slim.changes import as_json
 from wellfit.slim.decoding import decoding
 from wellfit.slim.files import load
 from wellfit.slim.findings import as_json as findings_json
 from wellfit.slim.findings import judged
 from wellfit.slim.measure.inputs import Inputs
-from wellfit.slim.measure.latency import Timing, by_layer, compare
+from wellfit.slim.measure.latency import Timing, by_layer, compare_calmly
 from wellfit.slim.measure.running import device_of
 from wellfit.slim.measure.size import size
 from wellfit.slim.methods.checked import said
+from wellfit.slim.page import of_model, to_html
 from wellfit.slim.planning.applying import Slimmed
 from wellfit.slim.planning.coding import coded, tensors_of
 from wellfit.slim.planning.judge import Evaluate, Judge
-from wellfit.slim.planning.plan import checked_keep
+from wellfit.slim.planning.plan import Plan, checked_keep
+from wellfit.slim.planning.reached import shortfalls
 from wellfit.slim.planning.report_text import report_text
+from wellfit.slim.planning.step import Step
 from wellfit.slim.planning.text import FASTER
 from wellfit.slim.target import Target
 from wellfit.slim.wfz import Contents, Stored, read
@@ -65,13 +68,16 @@ class Report:
         return report_text(self.told, self.diagnosis.findings)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, which `wellfit diagnose` judges again.
+        """Write it: as a page where the name ends in `.html`, else as JSON, which `wellfit diagnose` judges again.
 
         Raises:
             WellfitError: the file cannot be written.
         """
         try:
-            write_json(path, self.as_json())
+            if Path(path).suffix.lower() == ".html":
+                replace_file(Path(path), to_html(of_model(self.as_json())).encode("utf-8", "backslashreplace"))
+            else:
+                write_json(path, self.as_json())
         except OSError as error:
             raise WellfitError(f"{path} cannot be written: {error.strerror or error}") from None
 
@@ -111,10 +117,11 @@ def report(
     slim = load(path, made).eval()
     judge = Judge(dense, given, evaluate)
     verdict = judge.of(slim)
-    allowed = slimmed.keep if keep is None and slimmed is not None else keep
+    plan = slimmed.plan if slimmed is not None else None
+    allowed = plan.keep if keep is None and plan is not None else keep
     before, after = size(dense), size(slim)
-    target = slimmed.target if slimmed is not None else "size"
-    return Report({
+    target = plan.target if plan is not None else "size"
+    told = {
         "version": 1, "wellfit": __version__, "file": str(path), "model": type(model).__name__,
         "target": target, "is_for_time": Target.of(target).is_time, "batch": 1,
         "metric": {
@@ -134,7 +141,9 @@ def report(
         "steps": [asdict(step) for step in slimmed.steps] if slimmed else contents.changes,
         "changes": as_json(slimmed.changes) if slimmed else contents.changes,
         "skipped": [asdict(one) for one in slimmed.skipped] if slimmed else [],
-    })  # fmt: skip
+        "tries": _tries(plan, slimmed.steps) if plan and slimmed and plan.measure == judge.measure else [],
+    }  # fmt: skip
+    return Report({**told, "shortfalls": shortfalls(told)})
 
 
 def _latencies(dense: nn.Module, slim: nn.Module, given: Inputs, seconds: float) -> list[dict[str, Any]]:
@@ -150,11 +159,21 @@ def _latencies(dense: nn.Module, slim: nn.Module, given: Inputs, seconds: float)
 
 def timed(dense: nn.Module, slim: nn.Module, given: Inputs, batch: int, seconds: float) -> dict[str, Any]:
     """Calls of both models in turn, as the report tells them."""
-    pair = compare(dense, slim, given.resized(batch), seconds=seconds)
+    pair = compare_calmly(dense, slim, given.resized(batch), seconds=seconds)
     return {
         "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
-        "is_faster": pair.speedup >= FASTER,
+        "is_faster": pair.speedup >= FASTER, "is_calm": pair.is_calm,
     }  # fmt: skip
+
+
+def _tries(plan: Plan, taken: Sequence[Step]) -> list[dict[str, Any]]:
+    """The whole models that the plan has measured, but the one that the file holds."""
+    dense = plan.dense.ms if plan.dense is not None else None
+    return [
+        {"bytes": point.bytes, "lost": point.lost, "moved": point.moved,
+         "speedup": dense / point.ms if dense and point.ms else None, "steps": [asdict(step) for step in point.steps]}
+        for point in plan.tries if point.steps != tuple(taken)
+    ]  # fmt: skip
 
 
 def _timing(timing: Timing) -> dict[str, float]:

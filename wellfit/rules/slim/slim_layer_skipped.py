@@ -42,7 +42,7 @@ class SlimLayerSkipped(Rule):
     family: ClassVar[Family] = "slim"
     summary = "what was asked for was not done to some layers"
     worst = "note"
-    fixes = (Fix("Choose another method or strength for the layer"),)
+    fixes = (Fix("Choose another method or strength for the layer", changes="how much is lost"),)
 
     share: float = 0.01  # of the parameters, all layers of one reason together; less is not worth a word
 

@@ -42,7 +42,7 @@ class SlimNoOp(Rule):
     name = "slim-no-op"
     family: ClassVar[Family] = "slim"
     summary = "steps were taken, and neither bytes nor time fell"
-    fixes = (Fix("Take stronger steps, or none"),)
+    fixes = (Fix("Take stronger steps, or none", changes="how much is lost"),)
 
     gain: float = 1.02  # times fewer bytes; two percent is what headers and tables decide
     faster: float = 1.2  # times as fast; less comes and goes with the machine

@@ -51,7 +51,7 @@ class Metric:
             prints), "loss" (of its evaluation).
         text: for "text": what the number stands behind.
         is_higher_better: whether more is better.
-        unit: "share", "percent" or "number".
+        unit: "share", "percent", "number" (of which a point is 1 % of the dense one), or "own": a point is 1.
     """
 
     kind: str
@@ -96,7 +96,8 @@ class Metric:
         return self.points(dense - value if self.is_higher_better else value - dense, dense)
 
     def points(self, difference: float, dense: float) -> float:
-        """A difference of two values in points: hundredths of a share, percent, or percent of the dense number."""
+        """A difference of two values in points: hundredths of a share, percent, percent of the dense number,
+        or what the number itself counts."""
         if self.unit == "number":
             if not dense:
                 return math.copysign(math.inf, difference) if difference else 0.0
@@ -107,7 +108,9 @@ class Metric:
         """A value for people."""
         if value is None:
             return "no number"
-        return f"{value:.4g}" if self.unit == "number" else f"{value * (100 if self.unit == 'share' else 1):.2f} %"
+        if self.unit in ("number", "own"):
+            return f"{value:.4g}"
+        return f"{value * (100 if self.unit == 'share' else 1):.2f} %"
 
     def points_text(self, lost: float) -> str:
         """The same loss for people: "-0.25 points"."""
@@ -116,6 +119,8 @@ class Metric:
         if self.unit == "number":
             sign = -lost if self.is_higher_better else lost
             return f"{sign:+.1f} %"
+        if self.unit == "own":
+            return f"{-lost + 0.0:+.3g}"
         return f"{-lost + 0.0:+.2f} points"
 
     def as_json(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class ModelOptions:
         to: the file to write.
         quiet: no progress on standard error.
         asked: the rules that judge what came of it.
+        typed: all words of the command, for the page.
     """
 
     model: str
@@ -49,6 +50,7 @@ class ModelOptions:
     to: Path
     quiet: bool
     asked: Asked = field(default_factory=Asked)
+    typed: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For the child."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ from wellfit.slim.planning.plan import Plan
 from wellfit.slim.printing import say
 from wellfit.slim.reporting import report
 
-_SUFFIX = ".report.json"
-
 
 def run(phase_file: str, told: str) -> int:
     """Everything; the exit code, 2 where something does not fit."""
@@ -30,6 +29,7 @@ def run(phase_file: str, told: str) -> int:
 
 
 def _run(options: dict[str, Any], enter: Enter) -> int:
+    begun = time.monotonic()
     enter(f"making the model with {options['model']}")
     model = model_of(options["model"], options["weights"])
     inputs = example(options["inputs"], model)
@@ -52,17 +52,18 @@ def _run(options: dict[str, Any], enter: Enter) -> int:
     enter("measuring the file")
     keep = made.keep if options["plan"] else options["keep"]
     measured = report(model, options["to"], inputs, evaluate=evaluate, slimmed=slimmed, keep=keep)
-    proof = replace(measured, asked=Asked(**options["asked"]))
+    more = {"typed": options["typed"], "made_by": options["model"], "seconds": time.monotonic() - begun}
+    proof = replace(measured, told={**measured.told, **more}, asked=Asked(**options["asked"]))
     for problem in proof.diagnosis.problems:
         sys.stderr.write(f"wellfit: {problem}\n")
     say(f"\n{proof.text()}\n")
-    beside = Path(options["to"]).with_suffix(_SUFFIX)
-    proof.save(beside)
+    page = Path(options["to"]).with_suffix(".report.html")
+    for beside in (page.with_suffix(".json"), page):
+        proof.save(beside)
     name = options["to"]
     loading = f'wellfit.slim.load("{name}", model), or without a model for a state_dict'
-    say(f"File:   {name}\nLoad:   {loading}\nReport: {beside}\n")
-    is_kept = proof.told["metric"]["lost"] <= keep
-    return 0 if made.met and is_kept else 1
+    say(f"File:   {name}\nLoad:   {loading}\nReport: {page}\n")
+    return int(bool(proof.told["shortfalls"]))
 
 
 def _planned(model: nn.Module, inputs: Any, evaluate: Evaluate | None, options: dict[str, Any], enter: Enter) -> Plan:
@@ -89,6 +90,7 @@ def _evaluate(name: str, enter: Enter) -> Evaluate:
         value: float = users(lambda: check(model), f"{name}(model)")
         return value
 
+    evaluate.__name__ = name.rpartition(":")[2].rpartition(".")[2]  # tables call the figure by it
     return evaluate
 
 

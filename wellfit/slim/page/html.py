@@ -78,17 +78,27 @@ def _use(report: Report) -> Html:
     found = []
     if report.slim is not None:
         file = printable(report.slim.get("file", "model.wfz"), 300)
-        model = printable(report.told.get("model") or "Net", 80)
-        loading = (
-            ("import wellfit.slim", ""), ("", ""),
-            (f"model = wellfit.slim.load({file!r}, {model}())", "a fresh instance of the script's class"),
-        )  # fmt: skip
-        found += [tag("h3", "Load it"), _lines(loading)]
+        found += [tag("h3", "Load it"), _lines(_loading(report, file))]
         looking = ((f"wellfit slim inspect {shlex.quote(file)}", "what is in it"),
                    (f"wellfit slim expand {shlex.quote(file)}", "plain safetensors"))  # fmt: skip
         found += [tag("h3", "Look at it"), _lines(looking)]
-    found += [tag("h3", "Make it again"), _lines(((f"wellfit slim {shlex.join(words)}", ""),))]
+    if words:
+        found += [tag("h3", "Make it again"), _lines(((f"wellfit slim {shlex.join(words)}", ""),))]
     return joined(found)
+
+
+def _loading(report: Report, file: str) -> tuple[tuple[str, str], ...]:
+    """Of a script, of a model that a function makes, and of one that a program had in its hand."""
+    told, importing = report.told, []
+    made, comment = "model", "a fresh one of the same class"
+    if told.get("command") is not None:
+        made, comment = f"{printable(told.get('model') or 'Net', 80)}()", "a fresh instance of the script's class"
+    elif told.get("made_by"):
+        module, _, name = printable(told["made_by"], 200).partition(":")
+        importing = [(f"from {module} import {name.partition('.')[0]}", "")]
+        made, comment = f"{name}()", "a fresh one"
+    load = f"model = wellfit.slim.load({file!r}, {made})"
+    return (("import wellfit.slim", ""), *importing, ("", ""), (load, comment))
 
 
 def _lines(lines: tuple[tuple[str, str], ...]) -> Html:

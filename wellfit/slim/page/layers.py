@@ -31,20 +31,36 @@ def _changed(told: Sequence[Mapping[str, Any]]) -> Html:
         return tag("p", "No layer was made smaller.", class_="note")
     largest = max(one["bytes"] for one in told) or 1
     columns = [
-        Column("layer", "text"), Column("shape", "text"), Column("kept", "number", "weights that are not 0"),
-        Column("values", "number", "different ones, besides 0"), Column("bits a weight"), Column("bytes"),
-        Column("method", "text"), Column("stored as", "text"), Column("ms", "number", "of a call"),
+        Column("layer", "text"), Column("what was done", "wide"), Column("shape", "text"), Column("numbers"),
+        Column("kept", "number", "weights that are not 0"), Column("values", "number", "different ones, besides 0"),
+        Column("bits", "number", "of a weight"), Column("bytes"), Column("stored as", "text"),
+        Column("ms", "number", "of a call with one sample"),
     ]  # fmt: skip
     rows = [
         [
-            code(one["name"]), " × ".join(str(size) for size in one["shape"]), bar(f"{one['kept']:.1%}", one["kept"]),
-            f"{one['values']:,}", f"{one['bits']:.2f}", bar(f"{one['bytes']:,}", one["bytes"] / largest, "slim"),
-            printable(one.get("method") or "", 40), printable(one.get("stored_as", ""), 30),
-            f"{one['ms']:.3g}" if one.get("ms") is not None else "",
+            _layer(one), printable(one.get("done") or one.get("method") or "", 80),
+            " × ".join(str(size) for size in one.get("shape", ())),
+            _change(one.get("dense_numbers"), one.get("numbers", one.get("parameters")), ","),
+            "" if one["kept"] is None else bar(f"{one['kept']:.1%}", one["kept"]),
+            _change(None, one["values"], ","), _change(None, one["bits"], ".2f"),
+            bar(_change(one.get("dense_bytes"), one["bytes"], ","), one["bytes"] / largest, "slim"),
+            printable(one.get("stored_as", ""), 30), _change(one.get("dense_ms"), one.get("ms"), ".3f"),
         ]
         for one in told[:_ROWS]
     ]  # fmt: skip
-    return joined((table(columns, rows, "Layers"), _more(len(told), "layers")))
+    return joined((tag("div", table(columns, rows, "Layers"), class_="narrow"), _more(len(told), "layers")))
+
+
+def _layer(one: Mapping[str, Any]) -> Html:
+    """Its name, and its class where that is told."""
+    kind = [" ", tag("small", printable(one["kind"], 40), class_="note")] if one.get("kind") else []
+    return tag("span", code(one["name"]) if one["name"] else "in no layer", *kind)
+
+
+def _change(before: float | None, now: float | str | None, form: str) -> str:
+    """ "64 → 12"; one number where there is no other, or they read the same. A word stands for itself."""
+    shown = [value if isinstance(value, str) else format(value, form) for value in (before, now) if value is not None]
+    return " → ".join(dict.fromkeys(shown))
 
 
 def _left(told: Sequence[Mapping[str, Any]]) -> Html:

@@ -12,6 +12,7 @@ from wellfit.slim.page.markup import Html, tag
 
 HEIGHT = 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 26, 22, 62
+_FILE = 50  # of the words "the file"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Plot:
         label: what it is, for those who hear it.
         points: to draw, with the dense network among them.
         metric: upwards.
-        allowed: the worst value that may be.
+        allowed: the worst value that may be; None if anything may.
         wanted: the most that was asked for to the right; None if nothing was.
         across: names the axis to the right.
         x_text, x_more: what stands at a tick of it, in two lines.
@@ -51,7 +52,7 @@ class Plot:
     label: str
     points: Sequence[Point]
     metric: Metric
-    allowed: float
+    allowed: float | None
     wanted: float | None
     across: str
     x_text: Callable[[float], str]
@@ -85,9 +86,10 @@ class Plot:
     def _values(self) -> tuple[float, float]:
         """The range upwards: tries that lose much more than what matters are drawn at its edge."""
         dense = next(one.value for one in self.points if one.kind == "dense")
-        matter = [one.value for one in self.points if one.kind in ("dense", "chosen")] + [self.allowed]
+        allowed = dense if self.allowed is None else self.allowed
+        matter = [one.value for one in self.points if one.kind in ("dense", "chosen")] + [allowed]
         far = max(2 * abs(value - dense) for value in matter)
-        reach = max(far, 6 * abs(self.allowed - dense)) or 0.05 * abs(dense) or 1.0
+        reach = max(far, 6 * abs(allowed - dense)) or 0.05 * abs(dense) or 1.0
         sign = 1 if self.metric.is_higher_better else -1
         values = matter + [one.value for one in self.points if sign * (dense - one.value) <= reach]
         span = max(values) - min(values) or abs(dense) or 1.0
@@ -101,6 +103,8 @@ class Plot:
 
     def _allowed(self, across: Callable[[float], float], upwards: Callable[[float], float]) -> list[Html]:
         """The ground on which all that was asked for is met, and the line under (or over) it."""
+        if self.allowed is None:
+            return []
         y, end = upwards(self.allowed), self.width - _RIGHT
         wide = (end if self.wanted is None else across(self.wanted)) - _LEFT
         top, bottom = (_TOP, y) if self.metric.is_higher_better else (y, HEIGHT - _BOTTOM)
@@ -144,7 +148,7 @@ class Plot:
         return parts
 
     def _tick(self, value: float) -> str:
-        if self.metric.unit == "number":
+        if self.metric.unit in ("number", "own"):
             return f"{value:.4g}"
         return f"{round(value * (100 if self.metric.unit == 'share' else 1), 6):g} %"
 
@@ -176,19 +180,25 @@ class Plot:
         return found
 
     def _labels(self, across: Callable[[float], float], upwards: Callable[[float], float]) -> list[Html]:
-        """At the dense network, and at the file on the side where no try lies that is better in both."""
-        found = []
+        """At the dense network, and at the file: where there is room, on the side where no try lies that is better in
+        both."""
+        dense = next((across(one.x), upwards(one.value)) for one in self.points if one.kind == "dense")
+        found = [_text(dense[0], dense[1] - 14, "dense", "label", "middle")]
+        better = -15 if self.metric.is_higher_better else 15
         for one in self.points:
-            x, y = across(one.x), upwards(one.value)
-            if one.kind == "dense":
-                found.append(_text(x, y - 14, "dense", "label", "middle"))
-            elif one.kind == "chosen":
-                up = 1 if self.metric.is_higher_better else -1
-                # To the left and better there is no try; where there is no room, to the right and worse.
-                has_room = x > _LEFT + 70
-                at, below = (x - 10, 4 - 15 * up) if has_room else (x + 11, 4 + 15 * up)
-                found.append(_text(at, y + below, "the file", "label chosen", "end" if has_room else None))
+            if one.kind == "chosen":
+                x, y = across(one.x), upwards(one.value)
+                sides = [(x - 10 - _FILE, y + 4 + better), (x + 11, y + 4 - better), (x - 10 - _FILE, y + 4 - better)]
+                left, base = next((side for side in sides if self._is_free(*side, dense)), sides[1])
+                found.append(_text(left, base, "the file", "label chosen"))
         return found
+
+    def _is_free(self, left: float, base: float, dense: tuple[float, float]) -> bool:
+        """Whether the words of the file fit there, and neither meet the mark of the dense network nor its word."""
+        is_inside = left >= _LEFT and left + _FILE <= self.width
+        return is_inside and not (
+            left < dense[0] + 20 and left + _FILE > dense[0] - 20 and base > dense[1] - 27 and base - 12 < dense[1] + 9
+        )
 
 
 def even_ticks(low: float, high: float, count: int) -> list[float]:

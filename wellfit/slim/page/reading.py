@@ -42,11 +42,11 @@ class Report:
     """A report.
 
     Args:
-        told: the JSON. It always has `target`, `keep_accuracy`, `met`, `seconds`, `metric` (a `Metric`, with
-            `source`), `dense` (`metric`, `bytes`) and `tries` (each a `folder` or `key`, `bytes`,
-            `metric` or `value`, `lost`); all else is shown where it is there: `slim` (a try with `file`,
+        told: the JSON. It always has `target`, `keep_accuracy` (None: nothing was said of what may be lost), `met`,
+            `metric` (a `Metric`, with `source`), `dense` (`metric`, `bytes`) and `tries` (each a `folder` or `key`,
+            `bytes`, `metric` or `value`, `lost`); all else is shown where it is there: `slim` (a try with `file`,
             `decode_seconds`, `times`, `layers`), `seeds`, `plan`, `survey`, `skipped`, `skipped_layers`, `ends`,
-            `findings`.
+            `findings`, `seconds`, `notes`, `typed`, `made_by`, `control` (a try).
     """
 
     told: Mapping[str, Any]
@@ -74,6 +74,12 @@ class Report:
         return self._try(self.slim, is_chosen=True) if self.slim else None
 
     @cached_property
+    def control(self) -> Try | None:
+        """The dense network, trained on as that of the file was; None if that was not asked for."""
+        told = self.told.get("control")
+        return self._try(told, is_chosen=False) if told else None
+
+    @cached_property
     def tries(self) -> list[Try]:
         """All, the smallest file first."""
         own = self.chosen.name if self.chosen else None
@@ -86,10 +92,12 @@ class Report:
         return list((self.slim or {}).get("times") or [])
 
     @property
-    def allowed(self) -> float:
-        """The worst value of the metric that may be."""
+    def allowed(self) -> float | None:
+        """The worst value of the metric that may be; None if nothing was said of it."""
+        if self.told["keep_accuracy"] is None:
+            return None
         within, dense = float(self.told["keep_accuracy"]), float(self.dense["metric"])
-        unit = {"share": 0.01, "percent": 1.0}.get(self.metric.unit, abs(dense) / 100)
+        unit = {"share": 0.01, "percent": 1.0, "own": 1.0}.get(self.metric.unit, abs(dense) / 100)
         return dense - within * unit if self.metric.is_higher_better else dense + within * unit
 
     def _try(self, told: Mapping[str, Any], is_chosen: bool) -> Try:
@@ -140,6 +148,8 @@ def _name(told: Mapping[str, Any]) -> str:
 
 def _setting(told: Mapping[str, Any]) -> str:
     """ "10 % of the weights, 16 values a layer, taught"."""
+    if "setting" in told:
+        return str(told["setting"])
     words = []
     if "method" in told:
         words.append(f"{told['method']} {told['strength']:g}" if told.get("strength", 1) != 1 else str(told["method"]))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from wellfit.slim.page.markup import Column, Html, bar, joined, table, tag
-from wellfit.slim.page.reading import Report, milliseconds_text, ratio_text, seconds_text
+from wellfit.slim.page.reading import Report, Try, milliseconds_text, ratio_text, seconds_text
 
 
 def head(report: Report) -> Html:
     """The headline, in red where something was not met, and what was asked for."""
     told = report.told
     brand = tag("p", tag("b", "wellfit slim"), tag("span", told.get("model", "")), class_="brand")
+    asked = [tag("p", _asked(report), class_="quiet")] if told["keep_accuracy"] is not None else []
     if told["met"]:
-        return joined(
-            (brand, tag("h1", _reached(report) or "", class_="well"), tag("p", _asked(report), class_="quiet"))
-        )
+        return joined((brand, tag("h1", _reached(report) or "", class_="well"), *asked))
     # What follows the semicolon points to the tables of the terminal.
     missed = [sentence.partition("; the front")[0] for sentence in told.get("shortfalls") or ["what was asked for"]]
     title = tag("h1", "Not met: ", "; ".join(missed), class_="error")
     best = _reached(report)
     found = [tag("p", f"The best that was found: {best}.", class_="best")] if best else []
-    return joined((brand, title, *found, tag("p", _asked(report), class_="quiet")))
+    return joined((brand, title, *found, *asked))
 
 
 def _reached(report: Report) -> str | None:
@@ -41,8 +40,8 @@ def _reached(report: Report) -> str | None:
 def _asked(report: Report) -> str:
     target, within = str(report.told["target"]), report.told["keep_accuracy"]
     what = {"size": "as small as can be", "latency": "as fast as can be"}.get(target, target)
-    unit = "%" if report.metric.unit == "number" else "point" if within == 1 else "points"
-    return f"Asked for: {what}, with at most {within:g} {unit} of {report.metric.name} lost."
+    unit = {"number": " %", "own": ""}.get(report.metric.unit, " point" if within == 1 else " points")
+    return f"Asked for: {what}, with at most {within:g}{unit} of {report.metric.name} lost."
 
 
 def proof(report: Report) -> Html:
@@ -60,12 +59,17 @@ def proof(report: Report) -> Html:
         *(bar(_span(one, "before_ms"), _share(one, "before_ms")) for one in spans), "",
         seconds_text(dense.get("seconds")),
     ]]  # fmt: skip
+    if report.control is not None:
+        rows.append([
+            tag("b", "dense, trained on alike"), _value(report, report.control), "", "", *("" for _ in spans), "",
+            seconds_text(report.control.seconds),
+        ])  # fmt: skip
     if best is not None:
         decode = slim.get("decode_seconds")
         size = bar(f"{best.bytes:,}", best.bytes / dense["bytes"], "slim")
         ratio = tag("b", ratio_text(dense["bytes"] / best.bytes))
         rows.append([
-            tag("b", "slim"), _value(report, best.value), size, ratio,
+            tag("b", "slim"), _value(report, best), size, ratio,
             *(_faster(one) for one in spans), "" if decode is None else milliseconds_text(1000 * decode),
             seconds_text(best.seconds),
         ])  # fmt: skip
@@ -77,23 +81,23 @@ def proof(report: Report) -> Html:
     )
 
 
-def _value(report: Report, slim: float | None) -> Html:
-    """What the metric is, of the dense network where `slim` is None."""
+def _value(report: Report, one: Try | None) -> Html:
+    """What the metric is, of the dense network where `one` is None."""
     metric, seeds = report.metric, report.told.get("seeds") or {}
-    if slim is None:
+    if one is None:
         return tag("span", metric.shown(report.dense["metric"]))
-    lost = report.chosen.lost if report.chosen else 0.0
-    is_well = lost <= report.told["keep_accuracy"]
-    points = tag("small", metric.points_text(lost), class_="well" if is_well else "error")
-    several = seeds.get("count", 1) > 1 and seeds.get("mean") is not None
+    allowed = report.told["keep_accuracy"]
+    judged = None if allowed is None else "well" if one.lost <= allowed else "error"
+    points = tag("small", metric.points_text(one.lost), class_=judged)
+    several = one.is_chosen and seeds.get("count", 1) > 1 and seeds.get("mean") is not None
     spread = f" ± {_spread(report, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
     mean = [tag("small", f"mean of {seeds['count']}: {metric.shown(seeds['mean'])}{spread}")] if several else []
-    return joined((tag("span", metric.shown(slim)), points, *mean))
+    return joined((tag("span", metric.shown(one.value)), points, *mean))
 
 
 def _spread(report: Report, spread: float) -> str:
     """A standard deviation in the unit of points."""
-    unit = {"share": 100, "percent": 1}.get(report.metric.unit)
+    unit = {"share": 100, "percent": 1, "own": 1}.get(report.metric.unit)
     return f"{unit * spread:.2f}" if unit else f"{spread:.3g}"
 
 
@@ -109,7 +113,8 @@ def _share(one: object, which: str) -> float:
 
 def _faster(one: object) -> Html:
     assert isinstance(one, dict)
-    words = ratio_text(one["speedup"]) + (" faster" if one["speedup"] >= 1.2 else ": not faster")
+    is_faster = one["speedup"] >= 1.2  # what rounds to it reads as 1.1
+    words = f"{ratio_text(one['speedup'])} faster" if is_faster else f"{min(one['speedup'], 1.1):.1f}x: not faster"
     return joined((bar(_span(one, "after_ms"), _share(one, "after_ms"), "slim"), tag("small", words)))
 
 
@@ -117,7 +122,7 @@ def _notes(report: Report) -> list[str]:
     """Sentences under the table."""
     told, metric = report.told, report.metric
     source = told["metric"].get("source", metric.name)
-    found = [f"Judged by {source}, with the weights read from the file."]
+    found = [f"Judged by {source}, with the weights read from the file.", *told.get("notes", [])]
     seeds = told.get("seeds") or {}
     if seeds.get("count", 1) > 1 and seeds.get("mean") is not None:
         unit = " points" if metric.unit in ("share", "percent") else ""
@@ -131,7 +136,8 @@ def _notes(report: Report) -> list[str]:
     if not all(one.get("calm", True) for one in report.times):
         found.append("~ The machine was busy: the fastest tenth of the calls, not the median.")
     count = len(report.tries)
-    found.append(f"{count} {'try' if count == 1 else 'tries'} in all; {seconds_text(told['seconds'])} this time.")
+    spent = [f"{seconds_text(told['seconds'])} this time"] if told.get("seconds") is not None else []
+    found.append("; ".join([f"{count} {'try' if count == 1 else 'tries'} in all", *spent]) + ".")
     found += [
         f"{sentence[0].upper()}{sentence[1:]}: this is the best so far."
         for sentence in told.get("ends", [])

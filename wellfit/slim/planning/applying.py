@@ -44,16 +44,14 @@ class Slimmed:
         changes: of its structure, for `save`.
         steps: that were taken.
         skipped: steps that could not be taken, with the reason, and layers that the plan leaves alone.
-        keep: points that may be lost, as the plan has it.
-        target: of the plan.
+        plan: that was carried out; None where steps were taken without one.
     """
 
     model: nn.Module
     changes: tuple[Change, ...]
     steps: tuple[Step, ...]
     skipped: tuple[Skipped, ...]
-    keep: float | None = None
-    target: str = "size"
+    plan: Plan | None = None
 
 
 def apply(model: nn.Module, plan: Plan, inputs: Any = None) -> Slimmed:
@@ -80,7 +78,7 @@ def apply(model: nn.Module, plan: Plan, inputs: Any = None) -> Slimmed:
     if example is None and any(step.method == "cut" for step in plan.steps):
         raise WellfitError("the plan cuts channels, which is checked by the outputs: give example inputs (inputs=...)")
     made = carried_out(model, plan.steps, None if example is None else Inputs.of(example))
-    return Slimmed(made.model, made.changes, made.steps, (*made.skipped, *plan.skipped), plan.keep, plan.target)
+    return Slimmed(made.model, made.changes, made.steps, (*made.skipped, *plan.skipped), plan)
 
 
 def carried_out(model: nn.Module, steps: Sequence[Step], inputs: Inputs | None) -> Slimmed:

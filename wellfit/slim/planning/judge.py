@@ -63,13 +63,16 @@ class Judge:
             raise WellfitError("the model returns no tensor for the example inputs: there is nothing to compare")
         self.classes = _class_axis(self._expected[0]) is not None and self.samples >= ENOUGH
         self.dense = 100.0 if evaluate is None else self._metric(model)
+        if not math.isfinite(self.dense):
+            raise WellfitError(f"{self.measure} gives {self.dense} for the dense model: there is nothing to hold on to")
         self._points = 100.0 if evaluate is not None and 0 <= self.dense <= 1 else 1.0
 
     @property
     def measure(self) -> str:
-        """By what is judged, in words."""
+        """By what is judged, in words: the name of `evaluate`, if it has one."""
         if self._evaluate is not None:
-            return "evaluate"
+            name = getattr(self._evaluate, "__name__", "")
+            return str(name) if str(name).isidentifier() else "evaluate"
         return "agreement of classes" if self.classes else "agreement of outputs"
 
     @property

@@ -79,8 +79,8 @@ def plan(
         best = search.best()
     skipped = tuple(_skipped(dense, found, best.steps, used, methods is not None))
     return Plan(
-        target, keep, best.steps, judge.measure, search.forecasts(best), skipped, best, search.dense, search.front(),
-        search.is_met(best), inputs,
+        target, keep, best.steps, judge.measure, search.forecasts(best), skipped, best, search.dense,
+        tuple(search.points.values()), search.is_met(best), inputs,
     )  # fmt: skip
 
 

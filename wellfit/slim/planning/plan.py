@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Point:
     Args:
         bytes: of its tensors, coded.
         ms: median of a call with one sample.
-        lost: points of the measure that it loses against the dense model.
+        lost: points of the measure that it loses against the dense model; below 0 if it is better.
         moved: of its outputs, see `LayerForecast`.
         steps: that were taken.
     """
@@ -58,6 +59,11 @@ class Point:
     lost: float
     moved: float
     steps: tuple[Step, ...] = ()
+
+    @property
+    def harm(self) -> tuple[float, float]:
+        """By what points are compared: a gain is chance, so it is as no loss; then what moved the outputs less."""
+        return max(0.0, self.lost), self.moved
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Plan:
         skipped: layers that are left alone.
         whole: the whole model under the steps, as it was measured; None for a plan that was written by hand.
         dense: the model as it is.
-        front: all whole models that were measured.
+        tries: all whole models that were measured.
         met: whether the target can be met within what may be lost.
         inputs: the example inputs, for `apply`; not in the file.
     """
@@ -102,7 +108,7 @@ class Plan:
     skipped: tuple[Skipped, ...] = ()
     whole: Point | None = None
     dense: Point | None = None
-    front: tuple[Point, ...] = ()
+    tries: tuple[Point, ...] = ()
     met: bool = True
     inputs: Any = field(default=None, compare=False, repr=False)
 
@@ -110,6 +116,21 @@ class Plan:
         from wellfit.slim.planning.text import plan_text
 
         return plan_text(self)
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """The tries that no other beats in bytes (for targets of time in milliseconds) and in loss, the least first."""
+
+        def cost(point: Point) -> float:
+            if not Target.of(self.target).is_time:
+                return point.bytes
+            return math.inf if point.ms is None else point.ms
+
+        kept: list[Point] = []
+        for point in sorted(self.tries, key=lambda point: (cost(point), point.harm)):
+            if not kept or point.harm < kept[-1].harm:
+                kept.append(point)
+        return tuple(kept)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, to be read and edited by people.
@@ -132,7 +153,7 @@ class Plan:
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "skipped": [dataclasses.asdict(skipped) for skipped in self.skipped],
             **{name: dataclasses.asdict(point) for name in ("whole", "dense") if (point := getattr(self, name))},
-            "front": [dataclasses.asdict(point) for point in self.front],
+            "tries": [dataclasses.asdict(point) for point in self.tries],
         }
         return told
 
@@ -203,7 +224,7 @@ def _with_forecast(plan: Plan, expected: Any) -> Plan:
             skipped=tuple(Skipped(**skipped) for skipped in expected["skipped"]),
             whole=whole,
             dense=_point(expected["dense"]),
-            front=tuple(map(_point, expected["front"])),
+            tries=tuple(map(_point, expected["tries"])),
         )
         str(told)  # numbers that are none are found here
         return told

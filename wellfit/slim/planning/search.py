@@ -86,15 +86,6 @@ class Search:
             else:
                 low = middle
 
-    def front(self) -> tuple[Point, ...]:
-        """The points that no other beats in cost and in loss, the smallest or fastest first."""
-        rising = sorted(self.points.values(), key=lambda point: (self._cost(point), point.lost))
-        kept: list[Point] = []
-        for point in rising:
-            if not kept or (point.lost, point.moved) < (kept[-1].lost, kept[-1].moved):
-                kept.append(point)
-        return tuple(kept)
-
     def forecasts(self, point: Point) -> tuple[LayerForecast, ...]:
         """What is expected of each layer under the steps of a point."""
         made = carried_out(self.model, point.steps, self.inputs).model
@@ -120,7 +111,7 @@ class Search:
             verdict = self.judge.of(made.model)
             milliseconds = self._milliseconds(made.model)
             self.points[steps] = Point(
-                file_bytes(made.model, made.changes), milliseconds, max(0.0, verdict.lost), verdict.moved, made.steps
+                file_bytes(made.model, made.changes), milliseconds, verdict.lost, verdict.moved, made.steps
             )
         return self.points[steps]
 
@@ -128,7 +119,7 @@ class Search:
         points = list(self.points.values())
         met = [point for point in points if self.is_met(point)]
         if met and self.limit is not None:
-            return min(met, key=lambda point: (point.lost, point.moved))
+            return min(met, key=lambda point: point.harm)
         kept = [point for point in points if point.lost <= self.keep]
         if self.goal.is_time:
             # What is not clearly faster is not worth its loss.

@@ -24,7 +24,7 @@ def plan_text(plan: Plan) -> str:
     lines += [""] + (_layers(plan) if plan.layers else _steps(plan.steps))
     if plan.whole is not None and plan.dense is not None:
         lines += ["", "The whole model under these steps, measured", *_whole(plan.whole, plan.dense)]
-        if plan.measure.startswith("agreement"):
+        if plan.measure.startswith("agreement of "):
             lines.append(
                 f"Judged by {plan.measure} with the dense model on the example inputs alone: what that means for "
                 "accuracy, only evaluate= (--check) can tell."
