@@ -131,7 +131,7 @@ def test_the_proof_names_each_method(made: tuple[Path, list[subprocess.Completed
     rows = {words[0]: words for line in ran.stdout.split("\nLayers\n")[1].splitlines() if (words := line.split())}
     assert rows["2.bits"][1:4] == ["4,096", "100.0%", "2"] and rows["2.bits"][6:8] == ["binarise", "xnor"]
     assert 1 <= float(rows["2.bits"][4]) < 1.1 and 1 <= float(rows["5.weight"][4]) < 1.3
-    assert rows["8.weight"][2] == "25.0%" and rows["8.weight"][6:] == ["prune", "1:4,", "share"]
+    assert rows["8.weight"][2] == "25.0%" and rows["8.weight"][6:9] == ["prune", "1:4,", "share"]
     told = report_of(folder)
     by_name = {layer["name"]: layer for layer in told["slim"]["layers"]}
     assert by_name["2.weight"]["method"] == "binarise" and by_name["0.weight"]["skipped"] == "the first layer"

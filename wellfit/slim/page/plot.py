@@ -189,7 +189,8 @@ class Plot:
             if one.kind == "chosen":
                 x, y = across(one.x), upwards(one.value)
                 sides = [(x - 10 - _FILE, y + 4 + better), (x + 11, y + 4 - better), (x - 10 - _FILE, y + 4 - better)]
-                left, base = next((side for side in sides if self._is_free(*side, dense)), sides[1])
+                under = (x - _FILE / 2, y + 24)  # the file lies on the dense network
+                left, base = next((side for side in sides if self._is_free(*side, dense)), under)
                 found.append(_text(left, base, "the file", "label chosen"))
         return found
 
