@@ -145,7 +145,8 @@ def told(speedup: float, slim_ms: float) -> dict[str, Any]:
     latency = {"batch": 1, "dense": times, "slim": {**times, "p50": slim_ms, "p25": slim_ms}, "speedup": speedup}
     network = {
         "model": "mine_timed:Net", "parameters": {"dense": 4, "slim": 2}, "bytes_in_memory": {"dense": 16, "slim": 8},
-        "latency": [{**latency, "is_faster": speedup >= 1.2, "is_calm": True}], "left_out": [], "layers": [], "findings": [],
+        "latency": [{**latency, "is_faster": speedup >= 1.2, "is_calm": True}], "left_out": [], "layers": [],
+        "findings": [],
     }  # fmt: skip
     reading = {"ms": 1.0, "open_ms": 0.5, "rounds": 5, "numbers": 2, "numbers_per_second": 2000.0, "parts": []}
     return {"file": "a\x1b[2J.wfz", "bytes": 9, "decoded": 8, "ratio": 8 / 9, "reading": reading, "network": network}
