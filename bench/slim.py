@@ -37,6 +37,7 @@ def measured(case: Case, done: Slimmed) -> dict[str, Any]:
         "commit": done.commit, "machine": machine(), "exit": done.exit,
         "dense": {"metric": dense["metric"], "bytes": dense["bytes"], "parameters": dense["parameters"],
                   "seconds": dense["seconds"]},
+        "control": report["control"]["metric"] if report["control"] else None,
         "metric": report["metric"], "seeds": report["seeds"], "tries": len(report["tries"]),
         "slim": {"metric": slim["metric"], "bytes": done.file.stat().st_size, "seconds": slim["seconds"],
                  "layers": slim["layers"]},
