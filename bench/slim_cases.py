@@ -85,7 +85,8 @@ MIRACLE = "MIRACLE (Havasi, Peharz, Hernandez-Lobato, 2019)"
 
 CASES = [
     Case(
-        "lenet_300_100", "LeNet300", (28, 28), ("--target", "160x", "--keep-acc", "0.3", "--budget", "10m", "--control"),
+        "lenet_300_100", "LeNet300", (28, 28),
+        ("--target", "160x", "--keep-acc", "0.3", "--budget", "10m", "--control"),
         "at least 150x smaller at 98.42 %", 150, 98.42, published=(Published(DEEP_COMPRESSION, 40, 98.42),),
     ),
     Case(

@@ -18,8 +18,8 @@ from torch import nn
 
 from wellfit import slim
 from wellfit.cli import main
-from wellfit.slim.bench_text import bench_text
 from wellfit.slim.decoding import decoding
+from wellfit.slim.file_verbs.bench_text import bench_text
 from wellfit.slim.from_model import timing
 from wellfit.slim.planning.step import Step
 from wellfit.slim.target import bytes_in

@@ -12,8 +12,8 @@ from forged import Pieces, entry, taken_apart
 from test_wfz import bits_of, golden_tensors
 
 from wellfit.errors import WellfitError
-from wellfit.slim.expand import run_expand
-from wellfit.slim.inspect import run_inspect
+from wellfit.slim.file_verbs.expand import run_expand
+from wellfit.slim.file_verbs.inspect import run_inspect
 from wellfit.slim.wfz import Damaged, Same, safetensors, write
 from wellfit.slim.wfz.varint import varint
 

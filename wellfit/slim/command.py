@@ -8,7 +8,7 @@ from pathlib import Path
 from wellfit.config import Asked, asked_of, load_config
 from wellfit.errors import WellfitError
 from wellfit.parser import Parser, split
-from wellfit.slim.file_command import VERBS, whole
+from wellfit.slim.file_verbs.command import VERBS, whole
 
 _DESCRIPTION = """\
 Make a script's network small. The script is run as it is, then under overrides that prune its weights, let them share a

@@ -15,7 +15,7 @@ def _inspect(words: list[str]) -> int:
     parser = _parser("inspect", "Tell what is in a .wfz file, and check all of it.")
     parser.add_argument("--format", default="text", help="text or json")
     given = parser.parse_args(words)
-    from wellfit.slim.inspect import run_inspect
+    from wellfit.slim.file_verbs.inspect import run_inspect
 
     return run_inspect(given.file, given.format, _bytes(given.max_bytes))
 
@@ -28,7 +28,7 @@ def _bench(words: list[str]) -> int:
     add("--seconds", metavar="S", default="1", help="to time each batch size (default 1)")
     add("--format", default="text", help="text or json")
     given = parser.parse_args(words)
-    from wellfit.slim.bench import BenchOptions, run_bench
+    from wellfit.slim.file_verbs.bench import BenchOptions, run_bench
 
     return run_bench(BenchOptions(
         given.file, given.model, given.inputs, [whole("--batch", text, 65536) for text in given.batch],
@@ -41,7 +41,7 @@ def _expand(words: list[str]) -> int:
     parser.add_argument("--to", type=Path, metavar="FILE", help="default: beside it, with the suffix .safetensors")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     given = parser.parse_args(words)
-    from wellfit.slim.expand import run_expand
+    from wellfit.slim.file_verbs.expand import run_expand
 
     return run_expand(given.file, given.to, given.force, _bytes(given.max_bytes))
 
@@ -53,7 +53,7 @@ def _export(words: list[str]) -> int:
     add("--to", type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for torch.export.load")
     add("--force", action="store_true", help="write over a file that is there")
     given = parser.parse_args(words)
-    from wellfit.slim.export import ExportOptions, run_export
+    from wellfit.slim.file_verbs.export import ExportOptions, run_export
 
     return run_export(
         ExportOptions(given.file, given.to, given.model, given.inputs, given.force, _bytes(given.max_bytes))

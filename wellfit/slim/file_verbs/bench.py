@@ -14,11 +14,11 @@ from wellfit.config import Asked
 from wellfit.errors import WellfitError
 from wellfit.finding import Finding
 from wellfit.proof import Proof
-from wellfit.slim.bench_text import bench_text
 from wellfit.slim.decoding import decoding
+from wellfit.slim.file_verbs.bench_text import bench_text
+from wellfit.slim.file_verbs.inspect import FORMATS
 from wellfit.slim.findings import as_json, judged
 from wellfit.slim.from_model.launch import check_inputs, check_name, run_child
-from wellfit.slim.inspect import FORMATS
 from wellfit.slim.printing import say
 from wellfit.slim.wfz import read
 
