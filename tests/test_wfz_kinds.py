@@ -184,6 +184,20 @@ def test_tables_are_short_where_values_are_simple() -> None:
     assert size(np.sort(np.random.default_rng(0).normal(size=9).astype("f4")), DTYPE_NAMED["float64"]) == 1 + 9 * 4
 
 
+@pytest.mark.parametrize(
+    ("rows", "share", "coder"), [(100, 0.99, "mixing"), (300, 0.99, "rans"), (300, 0.97, "mixing")]
+)
+def test_mixing_saves_two_percent_of_a_large_tensor_or_is_left(
+    rows: int, share: float, coder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are made up: what counts is how many they are."""
+    symbols = np.random.default_rng(0).geometric(0.3, (rows, 300)).clip(max=16).astype(np.uint16).ravel() - np.uint16(1)
+    rest = len(streams.rans.encode(symbols, 16, (rows, 300)))
+    monkeypatch.setattr(streams.mixing, "encode", lambda *_: bytes(int(share * rest)))
+    packed = streams.encode(symbols, 16, (rows, 300), small=True)
+    assert streams.coder_of(memoryview(packed)) == coder
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data(), st.integers(1, 300), st.booleans(), st.booleans())
 def test_streams_give_back_their_symbols(data: st.DataObject, alphabet: int, small: bool, plain: bool) -> None:

@@ -21,6 +21,8 @@ CODERS = ("none", "packed", "huffman", "positions", "rans", "mixing")
 NEAR = 1.1  # where speed is asked for, the fastest way that is at most this much larger than the smallest is taken
 _CODERS = {"huffman": huffman, "rans": rans, "mixing": mixing}
 _MIXED_SYMBOLS = 1024  # beyond, mixing has too few numbers to learn each symbol from, and is slow
+_MIXED_GAIN = 0.98  # of the bytes of the next best way, where mixing takes seconds to read and the others milliseconds
+_QUICKLY = 1 << 16  # symbols that are read in a tenth of a second, so that every byte counts
 _MIXED_WIDTH = 1 << 20  # places of a row that mixing may have to remember something of, some 32 bytes for each
 _POSITIONS_FROM = 32  # zeros for each other symbol, from which positions may be smaller
 _SLICE = 1 << 16  # symbols packed at a time, for bits as bytes are 8 times as large; a multiple of 8: whole bytes
@@ -31,7 +33,8 @@ Symbols = NDArray[np.uint16]
 def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bool, plain: bool = False) -> bytes:
     """Symbols as bytes: the smallest way, or with `small=False` the fastest of those that are nearly as small.
 
-    Mixing is so slow to read that it is only tried where small is what counts.
+    Mixing is so slow to read that it is only tried where small is what counts, and for large tensors only taken where
+    it saves two percent.
 
     Args:
         symbols: flat, prod(shape) numbers below `alphabet`.
@@ -47,9 +50,11 @@ def encode(symbols: Symbols, alphabet: int, shape: tuple[int, ...], *, small: bo
         if positions is not None:
             found["positions"] = positions
     found["rans"] = rans.encode(symbols, alphabet, shape)
-    if small and not plain and alphabet <= _MIXED_SYMBOLS and _mixed_width(shape) <= _MIXED_WIDTH:
-        found["mixing"] = mixing.encode(symbols, alphabet, shape)
     sizes = {"packed": (symbols.size * _bits(alphabet) + 7) // 8, **{name: len(data) for name, data in found.items()}}
+    if small and not plain and alphabet <= _MIXED_SYMBOLS and _mixed_width(shape) <= _MIXED_WIDTH:
+        mixed = mixing.encode(symbols, alphabet, shape)
+        if symbols.size <= _QUICKLY or len(mixed) <= _MIXED_GAIN * min(sizes.values()):
+            found["mixing"], sizes["mixing"] = mixed, len(mixed)
     name = quickest(sizes, small)
     return bytes([CODERS.index(name)]) + (_pack(symbols, alphabet) if name == "packed" else found[name])
 
