@@ -20,6 +20,7 @@ from wellfit.slim.printing import say
 _SPARE = 1.15  # a try is begun if so many times what it should take is left
 _TEACHING = 1.6  # times as long as a run of the script a taught one takes
 _LEAST_TIMING = 0.2  # seconds
+_CONTROL = "control"  # in the place of a method: the dense network
 _SURVEYING = 0.25  # of the budget may be spent on the survey
 
 
@@ -60,12 +61,13 @@ class Faster:
         self._searched(tries, survey, dense)
         best = self._best(tries)
         repeated = [] if best is None else self._repeated(tries, survey, best, dense)
+        control = self._control(tries, best, dense) if best is not None and self._options.control else None
         file = None
         if best is not None:
             file = give(self._work.folder / best.file, self._options, self._label, self._work, self._runs)
         skipped = [*survey.skipped, *((key, why) for key, why in self._failed.items())]
         proof = FastProof(
-            self._options, dense, best, repeated, self._own(tries), file, survey, skipped,
+            self._options, dense, best, repeated, control, self._own(tries), file, survey, skipped,
             time.monotonic() - self._begun, self._ends, self._work.folder,
         )  # fmt: skip
         proof.write()
@@ -167,6 +169,23 @@ class Faster:
                 break
         return found
 
+    def _control(self, tries: FastTries, best: FastTry, dense: Dense) -> FastTry | None:
+        """The dense network, trained on as that of the file was: how much of a gain is due to the training alone."""
+        candidate = Candidate(_CONTROL, 1.0, 1.0, 0.0, dense.weights)
+        known = next((one for one in tries.done() if one.method == _CONTROL), None)
+        if not best.steps or (known is not None and known.is_taught == best.is_taught):
+            return known if best.steps else None
+        needed = self._needed(candidate, self._own(tries), dense)
+        if needed > self._left():
+            self._ends.append("the budget was over before the dense network was trained on (--control)")
+            return None
+        self._runs.tell(f"control: the dense network trained on in the same way, about {time_text(needed)}")
+        try:
+            return tries.make(candidate, max(self._left(), 2 * needed), is_taught=best.is_taught, is_finished=False)
+        except (OutOfTime, Failed) as failed:
+            self._ends.append(f"the dense network was not trained on: {failed or 'its time was over'}")
+            return None
+
     def _needed(self, candidate: Candidate, done: Sequence[FastTry], dense: Dense) -> float:
         """Seconds that a try should take: as the last one of its kind, else judged by the runs of the dense network."""
         alike = [one.seconds for one in done if bool(one.steps) == candidate.is_trained]
@@ -175,5 +194,5 @@ class Faster:
         return (_TEACHING * dense.seconds if candidate.is_trained else 0.0) + dense.evaluating_seconds + 10.0
 
     def _own(self, tries: FastTries) -> list[FastTry]:
-        """All tries but those of other seeds."""
-        return [one for one in tries.done() if one.seed is None]
+        """All tries but those of other seeds, and of the dense network."""
+        return [one for one in tries.done() if one.seed is None and one.method != _CONTROL]

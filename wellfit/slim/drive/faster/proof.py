@@ -47,6 +47,7 @@ class FastProof:
         dense: the network as it was.
         best: the try whose file is given; None if nothing is faster.
         repeated: that try and those of the same structure with other seeds.
+        control: the dense network, trained on as that of the file was; None if that was not asked for.
         tries: all, but those of other seeds.
         file: that was given.
         survey: what was looked at.
@@ -60,6 +61,7 @@ class FastProof:
     dense: Dense
     best: FastTry | None
     repeated: Sequence[FastTry]
+    control: FastTry | None
     tries: Sequence[FastTry]
     file: Path | None
     survey: Survey
@@ -157,6 +159,7 @@ class FastProof:
             "slim": None if best is None else {
                 **best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / best.bytes,
             },
+            "control": None if self.control is None else self.control.as_json(),
             "seeds": {
                 "count": len(self.repeated), "metrics": values, "mean": statistics.fmean(values) if values else None,
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
@@ -191,6 +194,10 @@ class FastProof:
         rows.append(("dense (float32)", metric.shown(dense.value),
                      *(time_cell(one, "before_ms") for one in best.times), f"{dense.network.bytes:,}",
                      time_text(dense.seconds)))  # fmt: skip
+        if self.control is not None:
+            alike = f"{metric.shown(self.control.value)} ({metric.points_text(self.control.lost)})"
+            rows.append(("dense, trained on alike", alike, *("" for _ in best.times), "",
+                         time_text(self.control.seconds)))  # fmt: skip
         judged = f"{metric.shown(best.value)} ({metric.points_text(best.lost)})"
         rows.append((f"slim ({shown(best.method, best.strength)})", judged,
                      *(time_cell(one, "after_ms") for one in best.times), f"{best.bytes:,}",
