@@ -104,7 +104,7 @@ def model_report() -> dict[str, Any]:
         "latency": [
             {"batch": 1, "dense": span(0.6), "slim": span(0.3), "speedup": 2.0, "is_faster": True, "is_calm": True},
             {"batch": 32, "dense": span(4.0), "slim": span(3.5), "speedup": 1.1, "is_faster": False, "is_calm": False},
-        ],
+        ], "left_out": [],
         "decode_ms": 2.5,
         "layers": [layer("conv", "Conv2d", 1500, 1500, 0.051, steps=[fold]), layer("norm", "BatchNorm2d", 64, 0, 0.001),
                    layer("fc", "Linear", 3000, 1444, 0.023, steps=[svd]),

@@ -393,3 +393,17 @@ def test_to_import_the_plan_needs_no_torch() -> None:
     code = "import sys; import wellfit.slim.planning.plan, wellfit.slim.from_model.launch, wellfit.slim.findings; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=ENV, check=False).returncode == 0
+
+
+class Fives(nn.Linear):
+    """Takes five samples."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.reshape(5, 4))
+
+
+def test_batches_that_a_model_does_not_take_are_told(tmp_path: Path) -> None:
+    model = Fives(4, 3).eval()
+    slim.save(model, tmp_path / "x.wfz")
+    report = slim.report(model, tmp_path / "x.wfz", torch.randn(5, 4))
+    assert report.told["latency"] == [] and "A batch of 32 is left out: RuntimeError: shape '[5, 4]'" in report.text()

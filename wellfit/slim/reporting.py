@@ -121,6 +121,7 @@ def report(
     allowed = plan.keep if keep is None and plan is not None else keep
     before, after = size(dense), size(slim)
     target = plan.target if plan is not None else "size"
+    latency, left_out = timed(dense, slim, given, BATCHES, seconds)
     told = {
         "version": 1, "wellfit": __version__, "file": str(path), "model": type(model).__name__,
         "target": target, "is_for_time": Target.of(target).is_time, "batch": 1,
@@ -135,7 +136,7 @@ def report(
             "dense_coded": sum(coded(tensors_of(dense), small=False).values()), "slim_in_memory": after.bytes,
         },
         "parameters": {"dense": before.parameters, "slim": after.parameters},
-        "latency": _latencies(dense, slim, given, seconds),
+        "latency": latency, "left_out": left_out,
         "decode_ms": decoding(path, seconds=0.0).ms,
         "layers": by_layers(dense, slim, contents, given, slimmed, seconds),
         "steps": [asdict(step) for step in slimmed.steps] if slimmed else contents.changes,
@@ -146,24 +147,23 @@ def report(
     return Report({**told, "shortfalls": shortfalls(told)})
 
 
-def _latencies(dense: nn.Module, slim: nn.Module, given: Inputs, seconds: float) -> list[dict[str, Any]]:
-    """Both models in turn; batch sizes that the model does not take are left out."""
-    found = []
-    for batch in BATCHES:
+def timed(
+    dense: nn.Module, slim: nn.Module, given: Inputs, batches: Sequence[int], seconds: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Calls of both models in turn, as the report tells them; and the batch sizes that they do not take, with why."""
+    found: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    for batch in batches:
         try:
-            found.append(timed(dense, slim, given, batch, seconds))
-        except Exception:
+            pair = compare_calmly(dense, slim, given.resized(batch), seconds=seconds)
+        except Exception as error:  # of the user's code: some models take no single sample
+            left_out.append({"batch": batch, "reason": said(error)})
             continue
-    return found
-
-
-def timed(dense: nn.Module, slim: nn.Module, given: Inputs, batch: int, seconds: float) -> dict[str, Any]:
-    """Calls of both models in turn, as the report tells them."""
-    pair = compare_calmly(dense, slim, given.resized(batch), seconds=seconds)
-    return {
-        "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
-        "is_faster": pair.speedup >= FASTER, "is_calm": pair.is_calm,
-    }  # fmt: skip
+        found.append({
+            "batch": batch, "dense": _timing(pair.first), "slim": _timing(pair.second), "speedup": pair.speedup,
+            "is_faster": pair.speedup >= FASTER, "is_calm": pair.is_calm,
+        })  # fmt: skip
+    return found, left_out
 
 
 def _tries(plan: Plan, taken: Sequence[Step]) -> list[dict[str, Any]]:

@@ -220,9 +220,9 @@ class _Slim:
     def _proved(self, tries: Tries, dense: Dense, best: Try) -> int:
         """More seeds, the file in its place, the tables; the exit code."""
         repeated = self._repeated(tries, dense, best)
+        file = give(best.file, self._options, self._label, self._work, self._runs)  # what follows may be stopped
         control = self._control(tries, dense, best) if self._options.control else None
         times = times_of(best, dense, self._options.batch, self._runs, self._work)
-        file = give(best.file, self._options, self._label, self._work, self._runs)
         done = [one for one in tries.done() if one.seed is None and not one.is_dense]
         proof = Proof(
             self._options, dense, best, repeated, control, done, times, file, time.monotonic() - self._begun, self._ends

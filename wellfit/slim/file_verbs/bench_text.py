@@ -8,7 +8,7 @@ from typing import Any
 from wellfit.finding import Finding
 from wellfit.report.safe import printable
 from wellfit.slim.findings import told as findings_told
-from wellfit.slim.planning.report_text import layer_lines, speed
+from wellfit.slim.planning.report_text import layer_lines, left_out_lines, speed
 from wellfit.slim.planning.text import FASTER
 from wellfit.slim.printing import table
 
@@ -51,7 +51,6 @@ def _network(network: Mapping[str, Any], size: int) -> list[str]:
     smaller = network["bytes_in_memory"]["dense"] / size
     lines.append(f"  The file is {smaller:.1f} times smaller than the dense network in memory.")
     lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
-    for one in network["left_out"]:
-        lines.append(f"  A batch of {one['batch']} is left out: {printable(one['reason'], 200)}")
+    lines += left_out_lines(network["left_out"])
     lines += ["", "Layers", *layer_lines(network["layers"])]
     return lines

@@ -12,7 +12,7 @@ from wellfit.slim.from_model.carried import Enter, carried_out
 from wellfit.slim.from_model.given import built, example
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.size import size
-from wellfit.slim.methods.checked import copy_of, outputs, said
+from wellfit.slim.methods.checked import copy_of, outputs
 from wellfit.slim.reporting import by_layers, timed
 from wellfit.slim.wfz import read
 
@@ -39,13 +39,8 @@ def _run(options: dict[str, Any], enter: Enter) -> int:
 def _measured(
     dense: nn.Module, slim: nn.Module, given: Inputs, options: dict[str, Any], enter: Enter
 ) -> dict[str, Any]:
-    latency, left_out = [], []
-    for batch in options["batches"]:
-        enter(f"timing calls with a batch of {batch}")
-        try:
-            latency.append(timed(dense, slim, given, batch, options["seconds"]))
-        except Exception as error:  # of the user's code: some models take no single sample
-            left_out.append({"batch": batch, "reason": said(error)})
+    enter("timing calls")
+    latency, left_out = timed(dense, slim, given, options["batches"], options["seconds"])
     enter("timing layers")
     before, after = size(dense), size(slim)
     contents = read(options["file"], max_bytes=options["max_bytes"])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wellfit.slim.planning.report_text import milliseconds
+from wellfit.slim.planning.report_text import left_out_lines, milliseconds
 from wellfit.slim.planning.step import Step
 from wellfit.slim.target import Target
 
@@ -26,7 +26,8 @@ def of_model(report: Mapping[str, Any]) -> dict[str, Any]:
         **told, **{key: report[key] for key in ("typed", "made_by", "seconds") if key in report},
         "keep_accuracy": metric["allowed"], "met": not report["shortfalls"],
         "target_bytes": None if target.is_time else target.bytes_of(size["dense"]) or None,
-        "metric": _metric(metric), "notes": _notes(metric),
+        "metric": _metric(metric),
+        "notes": [*_notes(metric), *(f"{line.strip()}." for line in left_out_lines(report["left_out"]))],
         "dense": {"metric": metric["dense"], "bytes": size["dense"]}, "slim": slim,
         "tries": [slim, *(_try(at, one, report) for at, one in enumerate(report["tries"]))],
         "skipped_layers": [

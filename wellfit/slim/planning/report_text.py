@@ -31,6 +31,7 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
     if not all(one["is_calm"] for one in told["latency"]):
         lines.append("  ~ The machine was busy: the fastest tenth of the calls, not the median.")
+    lines += left_out_lines(told["left_out"])
     if not metric["is_evaluated"]:
         lines.append(
             f"  Agreement with the dense model on the example inputs ({metric['compared']:,} compared) is all that is "
@@ -45,6 +46,11 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
         may = f"{metric['allowed']:g} {points(metric['allowed'])} that may be lost"
         lines += ["", f"Lost {max(0.0, metric['lost']):.2f} of the {may}."]
     return "\n".join(lines) + "\n"
+
+
+def left_out_lines(left_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Batch sizes that were not timed, and why."""
+    return [f"  A batch of {one['batch']} is left out: {printable(one['reason'], 200)}" for one in left_out]
 
 
 def layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -61,10 +61,10 @@ class Faster:
         self._searched(tries, survey, dense)
         best = self._best(tries)
         repeated = [] if best is None else self._repeated(tries, survey, best, dense)
-        control = self._control(tries, best, dense) if best is not None and self._options.control else None
-        file = None
+        file, control = None, None
         if best is not None:
             file = give(self._work.folder / best.file, self._options, self._label, self._work, self._runs)
+            control = self._control(tries, best, dense) if self._options.control else None
         skipped = [*survey.skipped, *((key, why) for key, why in self._failed.items())]
         proof = FastProof(
             self._options, dense, best, repeated, control, self._own(tries), file, survey, skipped,
