@@ -98,7 +98,7 @@ CASES = [
         ),
     ),
     Case(
-        "resnet20", "ResNet20", (3, 32, 32), ("--target", "20x", "--keep-acc", "0.5", "--budget", "30m", "--control"),
+        "resnet20", "ResNet20", (3, 32, 32), ("--target", "20x", "--keep-acc", "0.5", "--budget", "45m", "--control"),
         "at least 20x smaller within 0.5 points of the dense network, trained on alike", 20, -0.5,
     ),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-EPOCHS, BATCH, RATE = 12, 100, 4e-3
+EPOCHS, BATCH, RATE = 24, 100, 4e-3
 MEAN, SPREAD = torch.tensor([0.491, 0.482, 0.447]), torch.tensor([0.247, 0.243, 0.262])
 
 
