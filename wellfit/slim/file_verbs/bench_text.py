@@ -8,8 +8,7 @@ from typing import Any
 from wellfit.finding import Finding
 from wellfit.report.safe import printable
 from wellfit.slim.findings import told as findings_told
-from wellfit.slim.planning.report_text import layer_lines, left_out_lines, speed
-from wellfit.slim.planning.text import FASTER
+from wellfit.slim.planning.report_text import latency_lines, layer_lines, speed
 from wellfit.slim.printing import table
 
 
@@ -50,7 +49,6 @@ def _network(network: Mapping[str, Any], size: int) -> list[str]:
     lines += [*table(rows, (0,))]
     smaller = network["bytes_in_memory"]["dense"] / size
     lines.append(f"  The file is {smaller:.1f} times smaller than the dense network in memory.")
-    lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
-    lines += left_out_lines(network["left_out"])
+    lines += latency_lines(latency, network["left_out"])
     lines += ["", "Layers", *layer_lines(network["layers"])]
     return lines

@@ -10,10 +10,11 @@ from wellfit.record.writing import write_json
 from wellfit.slim.files import load
 from wellfit.slim.from_model.carried import Enter, carried_out
 from wellfit.slim.from_model.given import built, example
+from wellfit.slim.layer_report import by_layers
 from wellfit.slim.measure.inputs import Inputs
 from wellfit.slim.measure.size import size
 from wellfit.slim.methods.checked import copy_of, outputs
-from wellfit.slim.reporting import by_layers, timed
+from wellfit.slim.reporting import timed
 from wellfit.slim.wfz import read
 
 

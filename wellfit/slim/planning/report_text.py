@@ -28,10 +28,7 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
         f"{size_of['ratio']:.1f}x", *(speed(one) for one in told["latency"]), f"{told['decode_ms']:.1f} ms",
     ))  # fmt: skip
     lines = [f"Proof: {printable(told['file'], 300)}, measured after it was read again", *table(rows, (0,))]
-    lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
-    if not all(one["is_calm"] for one in told["latency"]):
-        lines.append("  ~ The machine was busy: the fastest tenth of the calls, not the median.")
-    lines += left_out_lines(told["left_out"])
+    lines += latency_lines(told["latency"], told["left_out"])
     if not metric["is_evaluated"]:
         lines.append(
             f"  Agreement with the dense model on the example inputs ({metric['compared']:,} compared) is all that is "
@@ -46,6 +43,16 @@ def report_text(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
         may = f"{metric['allowed']:g} {points(metric['allowed'])} that may be lost"
         lines += ["", f"Lost {max(0.0, metric['lost']):.2f} of the {may}."]
     return "\n".join(lines) + "\n"
+
+
+def latency_lines(latency: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the times of a table are meant, and what was not timed."""
+    lines = []
+    if latency:
+        lines.append(f"  Times are medians (p50) of calls in turn; faster is said from {FASTER} times on.")
+    if not all(one["is_calm"] for one in latency):
+        lines.append("  ~ The machine was busy: the fastest tenth of the calls, not the median.")
+    return lines + left_out_lines(left_out)
 
 
 def left_out_lines(left_out: Sequence[Mapping[str, Any]]) -> list[str]:
