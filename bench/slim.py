@@ -26,6 +26,7 @@ from slim_runs import Slimmed, slimmed
 HERE = Path(__file__).resolve().parent
 TABLES = ("coders", "slim_layers")  # benchmarks beside this one
 PAGE = HERE.parent / "docs" / "slim-results.md"
+VERSION = 2  # of what is kept in the state folder: what lies there in another is measured again
 
 
 def measured(case: Case, done: Slimmed) -> dict[str, Any]:
@@ -33,12 +34,12 @@ def measured(case: Case, done: Slimmed) -> dict[str, Any]:
     report = done.report
     slim, dense = report["slim"], report["dense"]
     return {
-        "name": case.name, "command": done.command, "seconds": done.seconds, "load": done.load, "date": done.date,
+        "version": VERSION, "name": case.name, "command": done.command, "seconds": done.seconds, "load": done.load, "date": done.date,
         "commit": done.commit, "machine": machine(), "exit": done.exit,
         "dense": {"metric": dense["metric"], "bytes": dense["bytes"], "parameters": dense["parameters"],
                   "seconds": dense["seconds"]},
         "control": report["control"]["metric"] if report["control"] else None,
-        "metric": report["metric"], "seeds": report["seeds"], "tries": len(report["tries"]),
+        "metric": report["metric"], "seeds": report["seeds"], "tries": [one["seconds"] for one in report["tries"]],
         "slim": {"metric": slim["metric"], "bytes": done.file.stat().st_size, "seconds": slim["seconds"],
                  "layers": slim["layers"]},
         "ratio": case.dense_bytes(dense["bytes"]) / done.file.stat().st_size,
@@ -52,7 +53,7 @@ def run(cases: list[Case], seeds: int, state: Path, again: bool) -> dict[str, An
     found = {}
     for case in cases:
         place = state / f"{case.name}.json"
-        known = json.loads(place.read_text()) if place.is_file() and not again else None
+        known = kept(place) if not again else None
         if known is None or known["seeds"]["count"] < seeds:
             print(f"{case.name}: {case.script.name}", flush=True)
             known = measured(case, slimmed(case, seeds, state))
@@ -60,6 +61,12 @@ def run(cases: list[Case], seeds: int, state: Path, again: bool) -> dict[str, An
         print(summary(case, known), flush=True)
         found[case.name] = known
     return found
+
+
+def kept(place: Path) -> dict[str, Any] | None:
+    """What was measured of a network; None if nothing was, or by another version of this script."""
+    told: dict[str, Any] | None = json.loads(place.read_text()) if place.is_file() else None
+    return told if told and told.get("version") == VERSION else None
 
 
 def tables(state: Path, again: bool) -> dict[str, str]:
@@ -99,8 +106,7 @@ def main() -> int:
         bad = [text for case in cases for text in failures(case, found[case.name])]
         print("\n".join([*bad, f"{time.monotonic() - begun:.0f} s in all"]))
         return int(bool(bad))
-    all_found = {case.name: json.loads((state / f"{case.name}.json").read_text())
-                 for case in CASES if (state / f"{case.name}.json").is_file()}  # fmt: skip
+    all_found = {case.name: told for case in CASES if (told := kept(state / f"{case.name}.json")) is not None}
     PAGE.write_text(page(CASES, all_found, tables(state, given.tables)), encoding="utf-8")
     print(f"written: {PAGE}")
     return 0

@@ -110,8 +110,10 @@ def _spend(place: Path, case: Case, seconds: float, load: float) -> None:
 
 
 def commit() -> str:
-    """Of the working tree, with a plus where something was changed."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, text=True, capture_output=True
+    """Of the working tree, with a plus where something was changed other than the pages that benchmarks write."""
+    root = Path(__file__).resolve().parent.parent
+    named = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, text=True, capture_output=True)
+    changed = subprocess.run(
+        ["git", "diff", "--quiet", "HEAD", "--", ".", ":!docs/*-results.md"], cwd=root, capture_output=True
     )
-    return found.stdout.strip() or "unknown"
+    return named.stdout.strip() + "+" * (changed.returncode == 1) or "unknown"
