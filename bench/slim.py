@@ -34,8 +34,8 @@ def measured(case: Case, done: Slimmed) -> dict[str, Any]:
     report = done.report
     slim, dense = report["slim"], report["dense"]
     return {
-        "version": VERSION, "name": case.name, "command": done.command, "seconds": done.seconds, "load": done.load, "date": done.date,
-        "commit": done.commit, "machine": machine(), "exit": done.exit,
+        "version": VERSION, "name": case.name, "command": done.command, "seconds": done.seconds, "load": done.load,
+        "date": done.date, "commit": done.commit, "machine": machine(), "exit": done.exit,
         "dense": {"metric": dense["metric"], "bytes": dense["bytes"], "parameters": dense["parameters"],
                   "seconds": dense["seconds"]},
         "control": report["control"]["metric"] if report["control"] else None,

@@ -119,9 +119,9 @@ def _details(case: Case, told: Mapping[str, Any]) -> list[str]:
     to_file = told["dense"]["seconds"] + sum(told["tries"])
     lines = [
         f"    {told['command']}", "", outcome,
-        f"{to_file / 60:.1f} minutes from nothing to the file: the dense network ({told['dense']['seconds']:.0f} s) and "
-        f"{len(told['tries'])} tries ({told['slim']['seconds']:.0f} s the one of the file). {told['seconds'] / 60:.1f} "
-        "minutes with other seeds, the dense network trained on, and the proof, while "
+        f"{to_file / 60:.1f} minutes from nothing to the file: the dense network ({told['dense']['seconds']:.0f} s) "
+        f"and {len(told['tries'])} tries ({told['slim']['seconds']:.0f} s the one of the file). "
+        f"{told['seconds'] / 60:.1f} minutes with other seeds, the dense network trained on, and the proof, while "
         f"{told['load']:.1f} processes wanted a core on average.",
         f"{told['date']}, commit {told['commit']}, {told['machine']}.", "",
     ]  # fmt: skip

@@ -63,7 +63,7 @@ def slimmed(case: Case, seeds: int, state: Path) -> Slimmed:
     spent = json.loads((state / f"{case.name}.spent.json").read_text())
     shown = " ".join(["wellfit slim", *case.options, "--seeds", str(seeds), f"bench/slim_scripts/{case.script.name}"])
     return Slimmed(
-        shown, told, file, spent["seconds"], spent["load"] / max(1, spent["calls"]), code, time.strftime("%Y-%m-%d"),
+        shown, told, file, spent["seconds"], spent["load"] / spent["seconds"], code, time.strftime("%Y-%m-%d"),
         commit(),
     )  # fmt: skip
 
@@ -98,14 +98,13 @@ def _call(state: Path, case: Case, words: list[str]) -> tuple[str, int]:
 
 
 def _spend(place: Path, case: Case, seconds: float, load: float) -> None:
-    """Add to what was spent; of another script nothing was."""
+    """Add to what was spent, the load times the seconds that it was there; of another script nothing was."""
     script = hashlib.sha256(case.script.read_bytes()).hexdigest()
     known = json.loads(place.read_text()) if place.is_file() else {}
     if known.get("script") != script:
-        known = {"seconds": 0.0, "load": 0.0, "calls": 0}
+        known = {"seconds": 0.0, "load": 0.0}
     place.write_text(json.dumps({
-        "script": script, "seconds": known["seconds"] + seconds, "load": known["load"] + load,
-        "calls": known["calls"] + 1,
+        "script": script, "seconds": known["seconds"] + seconds, "load": known["load"] + load * seconds,
     }))  # fmt: skip
 
 
