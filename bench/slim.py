@@ -26,7 +26,7 @@ from slim_runs import Slimmed, slimmed
 HERE = Path(__file__).resolve().parent
 TABLES = ("coders", "slim_layers")  # benchmarks beside this one
 PAGE = HERE.parent / "docs" / "slim-results.md"
-VERSION = 2  # of what is kept in the state folder: what lies there in another is measured again
+VERSION = 3  # of what is kept in the state folder: what lies there in another is measured again
 
 
 def measured(case: Case, done: Slimmed) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def measured(case: Case, done: Slimmed) -> dict[str, Any]:
         "date": done.date, "commit": done.commit, "machine": machine(), "exit": done.exit,
         "dense": {"metric": dense["metric"], "bytes": dense["bytes"], "parameters": dense["parameters"],
                   "seconds": dense["seconds"]},
-        "control": report["control"]["metric"] if report["control"] else None,
+        "control": report["control"]["seeds"] if report["control"] else None,
         "metric": report["metric"], "seeds": report["seeds"], "tries": [one["seconds"] for one in report["tries"]],
         "slim": {"metric": slim["metric"], "bytes": done.file.stat().st_size, "seconds": slim["seconds"],
                  "layers": slim["layers"]},

@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subproces
     for layer in plan["layers"]:
         layer |= {"method": "prune, share", "keep": 0.5, "values": 16} if layer["name"] == "3.weight" else {"keep": 0.6}
     (folder / "plan.json").write_text(json.dumps(plan))
-    planned = ("--plan", "plan.json", "--control")
+    planned = ("--plan", "plan.json", "--control", "--seeds", "2")
     following = (planned, planned, ("--target", "5000x", "--budget", "1s"))
     return folder, [*done, *(slim(folder, "--keep-acc", "10", *words) for words in following)]
 
@@ -113,11 +113,13 @@ def test_calls_are_timed_and_the_dense_network_is_trained_on(
 ) -> None:
     folder, (_, ran, *_) = made
     work = next((folder / ".wellfit" / "slim").glob("train-*"))
-    control = next(
-        told for told in map(_told, work.glob("try-*.json")) if all(keep == 1 for _, keep, _ in told["plan"])
-    )
-    assert control["bytes"] > 5000, "nothing was pruned or shared"
+    tries = [_told(path) for path in sorted(work.glob("try-*.json"))]
+    control, again = (told for told in tries if all(keep == 1 for _, keep, _ in told["plan"]))
+    assert (control["seed"], again["seed"]) == (None, 1)
+    assert min(control["bytes"], again["bytes"]) > 5000, "nothing was pruned or shared"
     assert "dense, trained on alike" in ran.stdout and f"{100 * control['metric']:.2f} %" in ran.stdout
+    mean = f"{50 * (control['metric'] + again['metric']):.2f} %"
+    assert f"dense, trained on alike, 2 seeds: mean {mean}" in ran.stdout and ran.stdout.count("2 seeds: mean ") == 2
     assert "p50 at batch 1 " in ran.stdout and "p50 at batch 32" in ran.stdout
     times = _told(next(work.glob("times-*.json")))
     assert [one["batch"] for one in times["batches"]] == [1, 32]
@@ -128,7 +130,7 @@ def test_the_same_command_makes_nothing_twice(made: tuple[Path, list[subprocess.
     folder, (_, first, second, _) = made
     assert second.returncode == 0, second.stderr
     assert "run 1" not in second.stderr
-    assert len(list((folder / ".wellfit" / "slim").glob("train-*/try-*.json"))) == 2
+    assert len(list((folder / ".wellfit" / "slim").glob("train-*/try-*.json"))) == 4
     assert _proof(second.stdout) == _proof(first.stdout)
     assert not (folder / "train-3.wfz").exists(), "the file is ours, and written over"
 

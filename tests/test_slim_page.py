@@ -241,10 +241,16 @@ def zero(told: dict[str, Any]) -> None:
     told["dense"]["metric"] = 0.0
 
 
+def control(told: dict[str, Any]) -> None:
+    seeds = {"count": 2, "metrics": [0.92, 0.93], "mean": 0.925, "spread": 0.00707, "bytes": [9, 9]}
+    told["control"] = {**told["tries"][0], "metric": 0.92, "value": 0.92, "lost": -1.3, "seeds": seeds}
+
+
 CASES = [
     (one_try, "The one try"), (no_seeds, "4,639"), (no_file, "Not met: nothing was found that is 1.2x faster"),
     (silent, "Of 1 of the tries the script said no number."), (loss, "evaluation loss (lower is better)"),
     (percent, "accuracy"), (nothing_lost, "Proof"), (a_size, "Not met: 50x was not reached"), (zero, "0.00 %"),
+    (control, "mean of 2: 92.50 % ± 0.71"),
 ]  # fmt: skip
 
 

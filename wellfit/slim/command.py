@@ -62,7 +62,11 @@ def _drive(words: list[str]) -> int:
         "(.pt, .safetensors, .wfz); the script is not run as it is")  # fmt: skip
     add("--metric", metavar="TEXT", help="judge by the last number that the script prints behind TEXT")
     add("--seeds", metavar="K", default="1", help="run the chosen setting K times; tell mean and spread")
-    add("--control", action="store_true", help="train the dense network on as well, as the slim one is: a fair rival")
+    add(
+        "--control",
+        action="store_true",
+        help="train the dense network on as well, as the slim one is (with each seed): a fair rival",
+    )
     add("--plan", metavar="FILE", type=Path, help="run this plan, and nothing else")
     add("--only-plan", metavar="FILE", type=Path, help="write the plan, to be edited; try nothing")
     add("--override", metavar="NAME=VALUE", action="append", default=[], help="change all runs: `wellfit overrides`")

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wellfit.errors import WellfitError
@@ -25,6 +26,7 @@ from wellfit.slim.drive.proof import Proof
 from wellfit.slim.drive.proof_text import proof_text
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
 from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
+from wellfit.slim.drive.seeds import Wanted, in_time
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.timing import times_of
 from wellfit.slim.drive.tries import Tries, Try
@@ -187,7 +189,7 @@ class _Slim:
             self._runs.tell(f"{setting}: that try is made already")
             return known
         needed = _needed(done, dense)
-        to_come = self._options.seeds - 1 + self._options.control
+        to_come = self._options.seeds * (1 + self._options.control) - 1
         left = self._left() - (to_come * needed if done else 0.0)
         if left <= 0 or (done and needed * _SPARE > left):
             self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
@@ -221,7 +223,7 @@ class _Slim:
         """More seeds, the file in its place, the tables; the exit code."""
         repeated = self._repeated(tries, dense, best)
         file = give(best.file, self._options, self._label, self._work, self._runs)  # what follows may be stopped
-        control = self._control(tries, dense, best) if self._options.control else None
+        control = self._control(tries, dense, best) if self._options.control else []
         times = times_of(best, dense, self._options.batch, self._runs, self._work)
         done = [one for one in tries.done() if one.seed is None and not one.is_dense]
         proof = Proof(
@@ -235,38 +237,27 @@ class _Slim:
 
     def _repeated(self, tries: Tries, dense: Dense, best: Try) -> Sequence[Try]:
         """The chosen setting with other random numbers."""
-        found = [best]
-        for seed in range(1, self._options.seeds):
-            plan = again(dense.network, best.plan, best.together)
-            setting = Setting(plan, self._steps(tries, dense), best.is_taught, seed, best.asked)
-            known = next((one for one in tries.done() if one.digest == setting.digest), None)
-            needed = _needed(tries.done(), dense)
-            if known is None and needed > self._left():
-                self._ends.append(f"the budget was over after {len(found)} of {self._options.seeds} seeds")
-                break
-            self._runs.tell(f"seed {seed}: {setting}, about {time_text(needed)}")
-            try:
-                found.append(known or tries.make(setting, best.values, max(self._left(), 2 * needed)))
-            except (OutOfTime, Failed) as failed:
-                self._ends.append(f"seed {seed} was not done: {failed or 'its time was over'}")
-                break
-        return found
+        plan, steps = again(dense.network, best.plan, best.together), self._steps(tries, dense)
+        settings = [Setting(plan, steps, best.is_taught, seed, best.asked) for seed in range(1, self._options.seeds)]
+        return [best, *self._more(tries, dense, settings, best.values, "the same with other seeds")]
 
-    def _control(self, tries: Tries, dense: Dense, best: Try) -> Try | None:
+    def _control(self, tries: Tries, dense: Dense, best: Try) -> Sequence[Try]:
         """The dense network, trained on as that of the file was: how much of a gain is due to the training alone."""
-        plan = again(dense.network, [(told[0], 1.0, 0) for told in best.plan], False)
-        setting = Setting(plan, self._steps(tries, dense), best.is_taught)
-        needed = _needed(tries.done(), dense)
-        known = any(one.digest == setting.digest for one in tries.done())
-        if not known and needed > self._left():
-            self._ends.append("the budget was over before the dense network was trained on (--control)")
-            return None
-        self._runs.tell(f"control: the dense network trained on in the same way, about {time_text(needed)}")
-        try:
-            return tries.make(setting, None, max(self._left(), 2 * needed))
-        except (OutOfTime, Failed) as failed:
-            self._ends.append(f"the dense network was not trained on: {failed or 'its time was over'}")
-            return None
+        plan, steps = again(dense.network, [(told[0], 1.0, 0) for told in best.plan], False), self._steps(tries, dense)
+        seeds = (None, *range(1, self._options.seeds))
+        settings = [Setting(plan, steps, best.is_taught, seed) for seed in seeds]
+        return self._more(tries, dense, settings, None, "the dense network trained on in the same way (--control)")
+
+    def _more(
+        self, tries: Tries, dense: Dense, settings: Sequence[Setting], values: int | None, what: str
+    ) -> Sequence[Try]:
+        """Runs that the search does not ask for, as many as there is time for."""
+        known = {one.digest: one for one in tries.done()}
+        wanted = [Wanted(f"{what}: {one}", known.get(one.digest), partial(tries.make, one, values)) for one in settings]
+        found, why = in_time(wanted, lambda: _needed(tries.done(), dense), self._left, self._runs.tell)
+        if why:
+            self._ends.append(f"{what}: {why}")
+        return found
 
     def _steps(self, tries: Tries, dense: Dense) -> int | None:
         """Of a run; nobody knows them before the first one where a checkpoint was given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from wellfit.slim.drive.options import SlimOptions
 from wellfit.slim.drive.plan import Plan, again
 from wellfit.slim.drive.plan_file import as_json
 from wellfit.slim.drive.search import front
+from wellfit.slim.drive.seeds import Seeds, control_json
 from wellfit.slim.drive.timing import Times
 from wellfit.slim.drive.tries import Try
 from wellfit.slim.findings import as_json as findings_json
@@ -34,7 +34,7 @@ class Proof:
         dense: the network as it was.
         best: the try whose file is given.
         repeated: that try and those of the same setting with other seeds.
-        control: the dense network, trained on as that of the file was; None if that was not asked for.
+        control: the dense network, trained on as that of the file was, with each seed; none if nobody asked for it.
         tries: all, but those of other seeds and that one.
         times: of calls of the file's network.
         file: that was given.
@@ -46,7 +46,7 @@ class Proof:
     dense: Dense
     best: Try
     repeated: Sequence[Try]
-    control: Try | None
+    control: Sequence[Try]
     tries: Sequence[Try]
     times: Times
     file: Path
@@ -136,7 +136,6 @@ class Proof:
     def as_json(self) -> dict[str, Any]:
         """Everything, for a page."""
         dense, target = self.dense, self.options.target
-        values = [one.value for one in self.repeated if one.value is not None]
         return {
             "version": 1, "wellfit": __version__, "command": self.options.words, "typed": list(self.options.typed),
             "model": dense.network.model, "target": str(target),
@@ -152,12 +151,7 @@ class Proof:
                 **self.best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / self.best.bytes,
                 "decode_seconds": self.decode_seconds, "layers": self.layers, "times": self.times.batches,
             },
-            "control": self.control.as_json() if self.control is not None else None,
-            "seeds": {
-                "count": len(self.repeated), "metrics": values, "mean": statistics.fmean(values) if values else None,
-                "spread": statistics.stdev(values) if len(values) > 1 else None,
-                "bytes": [one.bytes for one in self.repeated],
-            },
+            "control": control_json(self.control), "seeds": Seeds.of(self.repeated).as_json(),
             "plan": as_json(self.plan, dense.network),
             "front": [one.folder.name for one in self.front],
             "tries": [one.as_json() for one in self.tries],

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-
 from wellfit.report.safe import printable
 from wellfit.report.source import shown_path
-from wellfit.slim.drive.metric import Metric
 from wellfit.slim.drive.options import time_text
 from wellfit.slim.drive.proof import Proof
+from wellfit.slim.drive.seeds import Seeds, sentences
 from wellfit.slim.drive.times_text import speed_text, time_cell, time_notes
 from wellfit.slim.findings import told as findings_told
 from wellfit.slim.printing import NAME, SHOWN, table
@@ -32,14 +29,14 @@ def proof_text(proof: Proof) -> str:
 
 
 def _summary(proof: Proof) -> list[str]:
-    dense, best, metric, control = proof.dense, proof.best, proof.dense.metric, proof.control
+    dense, best, metric = proof.dense, proof.best, proof.dense.metric
     size, times = dense.network.bytes, proof.times.batches
     rows: list[tuple[str, ...]] = [
         ("", metric.name, "bytes", "smaller", *(f"p50 at batch {one['batch']}" for one in times), "to read", "to make"),
         ("dense (float32)", metric.shown(dense.value), f"{size:,}", "", *(time_cell(one, "before_ms") for one in times),
          "", time_text(dense.seconds) if dense.steps is not None else ""),
     ]  # fmt: skip
-    if control is not None:
+    for control in proof.control[:1]:
         judged = f"{metric.shown(control.value)} ({metric.points_text(control.lost)})"
         rows.append(("dense, trained on alike", judged, "", "", *("" for _ in times), "", time_text(control.seconds)))
     rows.append((
@@ -49,25 +46,11 @@ def _summary(proof: Proof) -> list[str]:
     ))  # fmt: skip
     if times:
         rows.append(("", "", "", "", *(speed_text(one["speedup"]) for one in times), "", ""))
-    lines = [*table(rows, (0,)), *_seeds(proof, metric), *time_notes(times)]
+    lines = [*table(rows, (0,)), *sentences(Seeds.of(proof.repeated), Seeds.of(proof.control), metric)]
+    lines += time_notes(times)
     lines += [f"Calls were not timed: {printable(proof.times.why_not, 200)}."] * bool(proof.times.why_not)
     lines.append(f"{len(proof.tries)} tries in all; {time_text(proof.seconds)} this time.")
     return lines
-
-
-def _seeds(proof: Proof, metric: Metric) -> list[str]:
-    if len(proof.repeated) < 2:
-        return []
-    values = [one.value for one in proof.repeated if one.value is not None]
-    mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
-    each = (
-        f"{spread:.3g}" if metric.unit == "number" else f"{spread * (100 if metric.unit == 'share' else 1):.2f} points"
-    )
-    sizes = [one.bytes for one in proof.repeated]
-    return [
-        f"{len(values)} seeds: mean {metric.shown(mean)}, standard deviation {each}; "
-        f"{min(sizes):,} to {max(sizes):,} bytes"
-    ]
 
 
 def _layers(proof: Proof) -> list[str]:

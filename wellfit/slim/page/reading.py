@@ -46,7 +46,7 @@ class Report:
             `metric` (a `Metric`, with `source`), `dense` (`metric`, `bytes`) and `tries` (each a `folder` or `key`,
             `bytes`, `metric` or `value`, `lost`); all else is shown where it is there: `slim` (a try with `file`,
             `decode_seconds`, `times`, `layers`), `seeds`, `plan`, `survey`, `skipped`, `skipped_layers`, `ends`,
-            `findings`, `seconds`, `notes`, `typed`, `made_by`, `control` (a try).
+            `findings`, `seconds`, `notes`, `typed`, `made_by`, `control` (a try with `seeds`).
     """
 
     told: Mapping[str, Any]

@@ -83,13 +83,15 @@ def proof(report: Report) -> Html:
 
 def _value(report: Report, one: Try | None) -> Html:
     """What the metric is, of the dense network where `one` is None."""
-    metric, seeds = report.metric, report.told.get("seeds") or {}
+    metric = report.metric
     if one is None:
         return tag("span", metric.shown(report.dense["metric"]))
+    told = report.told if one.is_chosen else report.told["control"]
     allowed = report.told["keep_accuracy"]
     judged = None if allowed is None else "well" if one.lost <= allowed else "error"
     points = tag("small", metric.points_text(one.lost), class_=judged)
-    several = one.is_chosen and seeds.get("count", 1) > 1 and seeds.get("mean") is not None
+    seeds = told.get("seeds") or {}
+    several = seeds.get("count", 1) > 1 and seeds.get("mean") is not None
     spread = f" ± {_spread(report, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
     mean = [tag("small", f"mean of {seeds['count']}: {metric.shown(seeds['mean'])}{spread}")] if several else []
     return joined((tag("span", metric.shown(one.value)), points, *mean))

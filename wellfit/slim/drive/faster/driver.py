@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from wellfit.errors import WellfitError
 from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.faster.proof import FastProof, survey_text
 from wellfit.slim.drive.faster.search import best_of, next_candidate
 from wellfit.slim.drive.faster.survey import Candidate, Survey
-from wellfit.slim.drive.faster.tries import FastTries, FastTry
+from wellfit.slim.drive.faster.tries import FastTries, FastTry, seeded
 from wellfit.slim.drive.giving import give
 from wellfit.slim.drive.options import SlimOptions, time_text
 from wellfit.slim.drive.runs import Failed, OutOfTime, Runs
+from wellfit.slim.drive.seeds import Wanted, in_time
 from wellfit.slim.drive.work import Work
 from wellfit.slim.printing import say
 
@@ -61,10 +64,11 @@ class Faster:
         self._searched(tries, survey, dense)
         best = self._best(tries)
         repeated = [] if best is None else self._repeated(tries, survey, best, dense)
-        file, control = None, None
+        file: Path | None = None
+        control: Sequence[FastTry] = []
         if best is not None:
             file = give(self._work.folder / best.file, self._options, self._label, self._work, self._runs)
-            control = self._control(tries, best, dense) if self._options.control else None
+            control = self._control(tries, best, dense) if self._options.control else []
         skipped = [*survey.skipped, *((key, why) for key, why in self._failed.items())]
         proof = FastProof(
             self._options, dense, best, repeated, control, self._own(tries), file, survey, skipped,
@@ -150,41 +154,40 @@ class Faster:
         key = best_of(outcomes, self._options.target, self._options.keep_accuracy)
         return None if key is None else done[key]
 
-    def _repeated(self, tries: FastTries, survey: Survey, best: FastTry, dense: Dense) -> list[FastTry]:
+    def _repeated(self, tries: FastTries, survey: Survey, best: FastTry, dense: Dense) -> Sequence[FastTry]:
         """The chosen structure trained with other random numbers."""
         candidate = next((one for one in survey.candidates if one.key == best.key), None)
-        found = [best]
-        for seed in range(1, self._options.seeds if candidate is not None and candidate.is_trained else 1):
-            assert candidate is not None
-            needed = self._needed(candidate, self._own(tries), dense)
-            known = next((one for one in tries.done() if one.key == f"{candidate.key}-seed-{seed}"), None)
-            if known is None and needed > self._left():
-                self._ends.append(f"the budget was over after {len(found)} of {self._options.seeds} seeds")
-                break
-            try:
-                self._runs.tell(f"seed {seed}: {candidate}, about {time_text(needed)}")
-                found.append(known or self._taught(tries, survey, candidate, max(self._left(), 2 * needed), seed))
-            except (OutOfTime, Failed) as failed:
-                self._ends.append(f"seed {seed} was not done: {failed or 'its time was over'}")
-                break
-        return found
+        if candidate is None or not candidate.is_trained:
+            return [best]
+        known, wanted = {one.key: one for one in tries.done()}, []
+        for seed in range(1, self._options.seeds):
+            make = partial(self._taught, tries, survey, candidate, seed=seed)
+            wanted.append(Wanted(f"seed {seed}: {candidate}", known.get(seeded(candidate.key, seed)), make))
+        return [best, *self._more(tries, dense, candidate, wanted, "the same with other seeds")]
 
-    def _control(self, tries: FastTries, best: FastTry, dense: Dense) -> FastTry | None:
+    def _control(self, tries: FastTries, best: FastTry, dense: Dense) -> Sequence[FastTry]:
         """The dense network, trained on as that of the file was: how much of a gain is due to the training alone."""
+        if not best.steps:
+            return []
         candidate = Candidate(_CONTROL, 1.0, 1.0, 0.0, dense.weights)
-        known = next((one for one in tries.done() if one.method == _CONTROL), None)
-        if not best.steps or (known is not None and known.is_taught == best.is_taught):
-            return known if best.steps else None
-        needed = self._needed(candidate, self._own(tries), dense)
-        if needed > self._left():
-            self._ends.append("the budget was over before the dense network was trained on (--control)")
-            return None
-        self._runs.tell(f"control: the dense network trained on in the same way, about {time_text(needed)}")
-        try:
-            return tries.make(candidate, max(self._left(), 2 * needed), is_taught=best.is_taught, is_finished=False)
-        except (OutOfTime, Failed) as failed:
-            self._ends.append(f"the dense network was not trained on: {failed or 'its time was over'}")
-            return None
+        known = {one.key: one for one in tries.done() if one.is_taught == best.is_taught}
+        what, wanted = "the dense network trained on in the same way (--control)", []
+        for seed in (None, *range(1, self._options.seeds)):
+            make = partial(tries.make, candidate, is_taught=best.is_taught, is_finished=False, seed=seed)
+            name = what if seed is None else f"{what}, seed {seed}"
+            wanted.append(Wanted(name, known.get(seeded(candidate.key, seed)), make))
+        return self._more(tries, dense, candidate, wanted, what)
+
+    def _more(
+        self, tries: FastTries, dense: Dense, candidate: Candidate, wanted: Sequence[Wanted[FastTry]], what: str
+    ) -> Sequence[FastTry]:
+        """Runs that the search does not ask for, as many as there is time for."""
+        found, why = in_time(
+            wanted, lambda: self._needed(candidate, self._own(tries), dense), self._left, self._runs.tell
+        )
+        if why:
+            self._ends.append(f"{what}: {why}")
+        return found
 
     def _needed(self, candidate: Candidate, done: Sequence[FastTry], dense: Dense) -> float:
         """Seconds that a try should take: as the last one of its kind, else judged by the runs of the dense network."""

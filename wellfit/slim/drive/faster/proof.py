@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from wellfit.slim.drive.faster.survey import FASTER, UNTRAINED, Survey, shown
 from wellfit.slim.drive.faster.tries import FastTry
 from wellfit.slim.drive.judging import diagnosed, latency_json, proof_json
 from wellfit.slim.drive.options import SlimOptions, time_text
+from wellfit.slim.drive.seeds import Seeds, control_json, sentences
 from wellfit.slim.drive.times_text import speed_text, time_cell, time_notes
 from wellfit.slim.findings import as_json as findings_json
 from wellfit.slim.findings import told as findings_told
@@ -47,7 +47,7 @@ class FastProof:
         dense: the network as it was.
         best: the try whose file is given; None if nothing is faster.
         repeated: that try and those of the same structure with other seeds.
-        control: the dense network, trained on as that of the file was; None if that was not asked for.
+        control: the dense network, trained on as that of the file was, with each seed; none if nobody asked for it.
         tries: all, but those of other seeds.
         file: that was given.
         survey: what was looked at.
@@ -61,7 +61,7 @@ class FastProof:
     dense: Dense
     best: FastTry | None
     repeated: Sequence[FastTry]
-    control: FastTry | None
+    control: Sequence[FastTry]
     tries: Sequence[FastTry]
     file: Path | None
     survey: Survey
@@ -143,7 +143,6 @@ class FastProof:
     def as_json(self) -> dict[str, Any]:
         """Everything, for a page."""
         dense, best = self.dense, self.best
-        values = [one.value for one in self.repeated if one.value is not None]
         return {
             "version": 1, "wellfit": __version__, "command": self.options.words, "typed": list(self.options.typed),
             "model": dense.network.model,
@@ -159,11 +158,7 @@ class FastProof:
             "slim": None if best is None else {
                 **best.as_json(), "file": str(self.file), "ratio": dense.network.bytes / best.bytes,
             },
-            "control": None if self.control is None else self.control.as_json(),
-            "seeds": {
-                "count": len(self.repeated), "metrics": values, "mean": statistics.fmean(values) if values else None,
-                "spread": statistics.stdev(values) if len(values) > 1 else None,
-            },
+            "control": control_json(self.control), "seeds": Seeds.of(self.repeated).as_json(),
             "survey": [
                 {"method": one.method, "strength": one.strength, "milliseconds": one.milliseconds,
                  "speedup": one.speedup} for one in self.survey.candidates
@@ -194,21 +189,17 @@ class FastProof:
         rows.append(("dense (float32)", metric.shown(dense.value),
                      *(time_cell(one, "before_ms") for one in best.times), f"{dense.network.bytes:,}",
                      time_text(dense.seconds)))  # fmt: skip
-        if self.control is not None:
-            alike = f"{metric.shown(self.control.value)} ({metric.points_text(self.control.lost)})"
+        for control in self.control[:1]:
+            alike = f"{metric.shown(control.value)} ({metric.points_text(control.lost)})"
             rows.append(("dense, trained on alike", alike, *("" for _ in best.times), "",
-                         time_text(self.control.seconds)))  # fmt: skip
+                         time_text(control.seconds)))  # fmt: skip
         judged = f"{metric.shown(best.value)} ({metric.points_text(best.lost)})"
         rows.append((f"slim ({shown(best.method, best.strength)})", judged,
                      *(time_cell(one, "after_ms") for one in best.times), f"{best.bytes:,}",
                      time_text(best.seconds)))  # fmt: skip
         rows.append(("", "", *(speed_text(one["speedup"]) for one in best.times),
                      f"{dense.network.bytes / best.bytes:.1f}x smaller", ""))  # fmt: skip
-        lines = table(rows, (0,))
-        values = [one.value for one in self.repeated if one.value is not None]
-        if len(values) > 1:
-            lines.append(f"{len(values)} seeds: mean {metric.shown(statistics.fmean(values))}, "
-                         f"from {metric.shown(min(values))} to {metric.shown(max(values))}")  # fmt: skip
+        lines = [*table(rows, (0,)), *sentences(Seeds.of(self.repeated), Seeds.of(self.control), metric)]
         lines += time_notes(best.times)
         lines.append(f"{len(self.tries)} tries in all; {time_text(self.seconds)} this time.")
         return lines

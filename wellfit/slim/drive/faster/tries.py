@@ -152,7 +152,7 @@ class FastTries:
             Interrupted, OutOfTime, Failed: as `Runs.make`.
         """
         begun = time.monotonic()
-        key = one.key if seed is None else f"{one.key}-seed-{seed}"
+        key = seeded(one.key, seed)
         folder = self.work.begun(PREFIX + key)
         if not one.is_trained:
             (folder / _FILE).write_bytes(one.file.read_bytes())
@@ -217,3 +217,8 @@ class FastTries:
             value, metric.lost(self.dense.value, value), times.batches,
             times.layers, 0.0, trained.is_taught, trained.seed,
         )  # fmt: skip
+
+
+def seeded(key: str, seed: int | None) -> str:
+    """The key of a candidate's try with other random numbers."""
+    return key if seed is None else f"{key}-seed-{seed}"
