@@ -39,7 +39,7 @@ class Case:
         options: of `wellfit slim`, as a user types them.
         goal: the ratio and the metric that are to be reached, as a sentence.
         least_ratio, least_accuracy: the same, as numbers; accuracy in percent, or where it is negative in points
-            against the better dense network: as it was, or trained on alike.
+            against the dense network as it was.
         counted: parameters that others divide by; None: those of the network.
         published: figures of others.
         plan: share of weights that is kept and values of a layer, where one plan shall be run and nothing searched.
@@ -99,7 +99,7 @@ CASES = [
     ),
     Case(
         "resnet20", "ResNet20", (3, 32, 32), ("--target", "20x", "--keep-acc", "0.5", "--budget", "45m", "--control"),
-        "at least 20x smaller within 0.5 points of the dense network, trained on alike", 20, -0.5,
+        "at least 20x smaller within 0.5 points of its dense self", 20, -0.5,
     ),
 ]  # fmt: skip
 

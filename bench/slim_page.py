@@ -24,25 +24,33 @@ judged by the means of the seeds.
 """
 
 
-_NONE = {"metrics": [0.0]}  # of a network that was not trained on
-
-
 def points(value: float, told: Mapping[str, Any]) -> float:
     """An accuracy in percent."""
     return value * 100 if told["metric"]["unit"] == "share" else value
 
 
 def reached(case: Case, told: Mapping[str, Any]) -> list[str]:
-    """What of the goal was not reached, in sentences; where there are several seeds, by their means."""
+    """What of the goal was not reached, in sentences; where there are several seeds, by their mean."""
     found = []
-    accuracy = points(statistics.fmean(told["seeds"]["metrics"]), told)
-    dense = points(max(told["dense"]["metric"], statistics.fmean((told.get("control") or _NONE)["metrics"])), told)
+    accuracy = _mean(told["seeds"], told)
     if told["ratio"] < case.least_ratio:
         found.append(f"{told['ratio']:.1f}x smaller, not {case.least_ratio:g}x")
+    dense = points(told["dense"]["metric"], told)
     wanted = case.least_accuracy if case.least_accuracy > 0 else dense + case.least_accuracy
     if accuracy < wanted - 1e-9:
         found.append(f"{accuracy:.2f} %, not {wanted:.2f} %")
     return found
+
+
+def beside_rival(case: Case, told: Mapping[str, Any]) -> str:
+    """How the file's setting compares with the dense network that was trained on as long, by means of the seeds."""
+    if told.get("control") is None:
+        return ""
+    gained = _mean(told["seeds"], told) - _mean(told["control"], told)
+    too_much = case.least_accuracy < 0 and gained < case.least_accuracy - 1e-9
+    more = f", **which is more than {-case.least_accuracy:g}**" if too_much else ""
+    where = "above" if gained > 0 else "under"
+    return f" It is {abs(gained):.2f} points {where} the dense network trained on alike{more}."
 
 
 def failures(case: Case, told: Mapping[str, Any]) -> list[str]:
@@ -116,6 +124,7 @@ def _times(there: Sequence[tuple[Case, Mapping[str, Any]]]) -> list[str]:
 def _details(case: Case, told: Mapping[str, Any]) -> list[str]:
     short = reached(case, told)
     outcome = f"Asked for: {case.goal}. " + (f"**Not reached: {'; '.join(short)}.**" if short else "Reached.")
+    outcome += beside_rival(case, told)
     accuracy = points(told["slim"]["metric"], told)
     better = [one for one in case.published if one.ratio >= told["ratio"] and one.accuracy >= accuracy]
     if better:
@@ -139,10 +148,14 @@ def _details(case: Case, told: Mapping[str, Any]) -> list[str]:
     return [*lines, *_table(rows)]
 
 
+def _mean(seeds: Mapping[str, Any], told: Mapping[str, Any]) -> float:
+    return points(statistics.fmean(seeds["metrics"]), told)
+
+
 def _spread(seeds: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     values = [points(value, told) for value in seeds["metrics"]]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread} %"
+    return f"{_mean(seeds, told):.2f}{spread} %"
 
 
 def _span(seeds: Mapping[str, Any]) -> str:
