@@ -11,6 +11,18 @@ from wellfit.slim.drive.metric import Metric
 from wellfit.slim.drive.options import time_text
 from wellfit.slim.drive.runs import Failed, OutOfTime
 
+_FAR = 1_000_000_000
+"""Seeds lie behind it, far from those that scripts set themselves: one of these would make the same run again."""
+
+
+def other_numbers(seed: int | None) -> list[dict[str, Any]]:
+    """The override under which a run draws other random numbers.
+
+    Args:
+        seed: 1, 2, ...; None: the script's own, and no override.
+    """
+    return [] if seed is None else [{"override": "seed", "value": _FAR + seed}]
+
 
 class Seeded(Protocol):
     """A try of either driver."""

@@ -15,6 +15,7 @@ from wellfit.slim.drive.metric import Metric
 from wellfit.slim.drive.plan import Told
 from wellfit.slim.drive.runs import Failed, Runs, full_disk
 from wellfit.slim.drive.search import Outcome
+from wellfit.slim.drive.seeds import other_numbers
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.upheld import broken
 from wellfit.slim.drive.work import Work
@@ -152,7 +153,7 @@ class Tries:
         name = f"try-{1 + len(list(self.work.folder.glob('try-*.json'))):03}-{setting.digest}"
         folder = self.work.begun(name)
         keeping = {"override": "keep-weights", "file": str(folder / WEIGHTS)}
-        own = [*setting.overrides(self.dense), keeping, *_seeded(setting.seed)]
+        own = [*setting.overrides(self.dense), keeping, *other_numbers(setting.seed)]
         run = _made(folder / "train")
         ran = self.runs.make(run, own, setting.steps, seconds)
         if not (folder / WEIGHTS).is_file():
@@ -203,17 +204,13 @@ class Tries:
         Raises:
             Interrupted, OutOfTime, Failed: as `Runs.make`.
         """
-        own = [{"override": "start", "file": str(file)}, evaluating(self.metric), *_seeded(seed)]
+        own = [{"override": "start", "file": str(file)}, evaluating(self.metric), *other_numbers(seed)]
         return self.metric.value_of(self.runs.make(folder, own, None, max(60.0, seconds)).said)
 
 
 def evaluating(metric: Metric) -> dict[str, Any]:
     """The override under which a script says its metric and trains nothing."""
     return {"override": "evaluate", "whole": metric.is_printed}
-
-
-def _seeded(seed: int | None) -> list[dict[str, Any]]:
-    return [] if seed is None else [{"override": "seed", "value": seed}]
 
 
 def _made(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from wellfit.slim.drive.faster.search import Outcome
 from wellfit.slim.drive.faster.survey import FASTER, FINISHES, WISHES, Candidate, Survey, survey_of
 from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.runs import Failed, Runs
+from wellfit.slim.drive.seeds import other_numbers
 from wellfit.slim.drive.setting import TEACHING, TEMPERATURE
 from wellfit.slim.drive.timing import times_in, timing
 from wellfit.slim.drive.tries import evaluating
@@ -164,8 +165,7 @@ class FastTries:
         if is_taught:
             told = {"file": str(self.dense.weights), "temperature": TEMPERATURE, "weight": TEACHING}
             own.append({"override": "distil", **told})
-        if seed is not None:
-            own.append({"override": "seed", "value": seed})
+        own += other_numbers(seed)
         (folder / "train").mkdir()
         ran = self.runs.make(folder / "train", own, self.dense.steps, seconds)
         if not (folder / _WEIGHTS).is_file():
@@ -208,6 +208,7 @@ class FastTries:
         own: list[dict[str, Any]] = [
             {"override": "start", "file": str(folder / _FILE)}, evaluating(metric),
             timing(run, self.batch, self.timing),
+            *other_numbers(trained.seed),  # as in training, since they may choose the data
         ]  # fmt: skip
         ran = self.runs.make(run, own, None, max(120.0, 3 * self.dense.evaluating_seconds))
         value = metric.value_of(ran.said)
