@@ -19,6 +19,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def tries_text(count: int) -> str:
+    """For people: "1 try", "5 tries"."""
+    return f"{count} {'try' if count == 1 else 'tries'}"
+
+
 def table(rows: Sequence[tuple[str, ...]], left: Collection[int]) -> list[str]:
     """Lines; the columns `left` stand to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

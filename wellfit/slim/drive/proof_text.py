@@ -9,7 +9,7 @@ from wellfit.slim.drive.proof import Proof
 from wellfit.slim.drive.seeds import Seeds, sentences
 from wellfit.slim.drive.times_text import speed_text, time_cell, time_notes
 from wellfit.slim.findings import told as findings_told
-from wellfit.slim.printing import NAME, SHOWN, table
+from wellfit.slim.printing import NAME, SHOWN, table, tries_text
 
 
 def proof_text(proof: Proof) -> str:
@@ -49,7 +49,7 @@ def _summary(proof: Proof) -> list[str]:
     lines = [*table(rows, (0,)), *sentences(Seeds.of(proof.repeated), Seeds.of(proof.control), metric)]
     lines += time_notes(times)
     lines += [f"Calls were not timed: {printable(proof.times.why_not, 200)}."] * bool(proof.times.why_not)
-    lines.append(f"{len(proof.tries)} tries in all; {time_text(proof.seconds)} this time.")
+    lines.append(f"{tries_text(len(proof.tries))} in all; {time_text(proof.seconds)} this time.")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wellfit.slim.page.markup import Column, Html, bar, joined, table, tag
 from wellfit.slim.page.reading import Report, Try, milliseconds_text, ratio_text, seconds_text
+from wellfit.slim.printing import tries_text
 
 
 def head(report: Report) -> Html:
@@ -137,9 +138,8 @@ def _notes(report: Report) -> list[str]:
         found.append("Times are medians of calls in turn on one machine; less than 1.2x is not called faster.")
     if not all(one.get("calm", True) for one in report.times):
         found.append("~ The machine was busy: the fastest tenth of the calls, not the median.")
-    count = len(report.tries)
     spent = [f"{seconds_text(told['seconds'])} this time"] if told.get("seconds") is not None else []
-    found.append("; ".join([f"{count} {'try' if count == 1 else 'tries'} in all", *spent]) + ".")
+    found.append("; ".join([f"{tries_text(len(report.tries))} in all", *spent]) + ".")
     found += [
         f"{sentence[0].upper()}{sentence[1:]}: this is the best so far."
         for sentence in told.get("ends", [])

@@ -23,7 +23,7 @@ from wellfit.slim.drive.seeds import Seeds, control_json, sentences
 from wellfit.slim.drive.times_text import speed_text, time_cell, time_notes
 from wellfit.slim.findings import as_json as findings_json
 from wellfit.slim.findings import told as findings_told
-from wellfit.slim.printing import NAME, SHOWN, table
+from wellfit.slim.printing import NAME, SHOWN, table, tries_text
 
 
 def survey_text(survey: Survey, batch: int) -> str:
@@ -201,7 +201,7 @@ class FastProof:
                      f"{dense.network.bytes / best.bytes:.1f}x smaller", ""))  # fmt: skip
         lines = [*table(rows, (0,)), *sentences(Seeds.of(self.repeated), Seeds.of(self.control), metric)]
         lines += time_notes(best.times)
-        lines.append(f"{len(self.tries)} tries in all; {time_text(self.seconds)} this time.")
+        lines.append(f"{tries_text(len(self.tries))} in all; {time_text(self.seconds)} this time.")
         return lines
 
     def _layers(self) -> list[str]:
