@@ -251,6 +251,7 @@ CASES = [
     (silent, "Of 1 of the tries the script said no number."), (loss, "evaluation loss (lower is better)"),
     (percent, "accuracy"), (nothing_lost, "Proof"), (a_size, "Not met: 50x was not reached"), (zero, "0.00 %"),
     (control, "mean of 2: 92.50 % ± 0.71"),
+    (control, "Dense, trained on alike, 2 seeds: mean 92.50 %, standard deviation 0.71 points."),
 ]  # fmt: skip
 
 

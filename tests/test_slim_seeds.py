@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from wellfit.slim.drive.metric import Metric
+from wellfit.slim.drive.repeats import Wanted, in_time
 from wellfit.slim.drive.runs import Failed, OutOfTime
-from wellfit.slim.drive.seeds import Seeds, Wanted, control_json, in_time, sentences
+from wellfit.slim.drive.seeds import Seeds, control_json, sentences
 
 ACCURACY = Metric("accuracy", "", True, "share")
 

@@ -42,10 +42,7 @@ def run_command(words: list[str]) -> int:
     return _drive(words)
 
 
-def _drive(words: list[str]) -> int:
-    from wellfit.slim.drive.options import SlimOptions, budget_of, method_of
-    from wellfit.slim.target import Target
-
+def _parser() -> Parser:
     parser = Parser(
         "slim", _DESCRIPTION, usage="wellfit slim [options] SCRIPT.py|-m MODULE|COMMAND [its own arguments]",
         epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,6 +80,14 @@ def _drive(words: list[str]) -> int:
     add("--methods", metavar="NAMES", help="use these only. For a script: 'prune, share' (default), prune, share, "
         "'prune 2:4', 'prune 2:4, share', int8 (int2 to int8), 'prune, int8', binarise, 'binarise xnor'; "
         "with --model: fold,cut,svd,tucker,cp,int8,prune,share,grid,round")  # fmt: skip
+    return parser
+
+
+def _drive(words: list[str]) -> int:
+    from wellfit.slim.drive.options import SlimOptions, budget_of, method_of
+    from wellfit.slim.target import Target
+
+    parser = _parser()
     own, command = split(words, parser)
     given = parser.parse_args(own)
     if given.model is not None:

@@ -31,7 +31,7 @@ from wellfit.slim.methods.checked import said
 from wellfit.slim.page import of_model, to_html
 from wellfit.slim.planning.applying import Slimmed
 from wellfit.slim.planning.coding import coded, tensors_of
-from wellfit.slim.planning.judge import Evaluate, Judge
+from wellfit.slim.planning.judge import Evaluate, Judge, Verdict
 from wellfit.slim.planning.plan import Plan, checked_keep
 from wellfit.slim.planning.reached import shortfalls
 from wellfit.slim.planning.report_text import report_text
@@ -127,15 +127,10 @@ def report(
         "version": 1, "wellfit": __version__, "file": str(path), "model": type(model).__name__,
         "target": target, "is_for_time": Target.of(target).is_time, "batch": 1,
         "metric": {
-            "name": judge.measure, "dense": judge.dense, "slim": verdict.metric, "lost": verdict.lost,
-            "allowed": None if allowed is None else checked_keep(allowed), "spread": spread,
-            "moved": verdict.moved, "same": verdict.same, "compared": judge.samples,
-            "is_evaluated": evaluate is not None,
+            **_compared(judge, verdict), "is_evaluated": evaluate is not None, "spread": spread,
+            "allowed": None if allowed is None else checked_keep(allowed),
         },
-        "bytes": {
-            "slim": Path(path).stat().st_size, "dense": before.bytes, "ratio": before.bytes / Path(path).stat().st_size,
-            "dense_coded": sum(coded(tensors_of(dense), small=False).values()), "slim_in_memory": after.bytes,
-        },
+        "bytes": _bytes(Path(path).stat().st_size, dense, before.bytes, after.bytes),
         "parameters": {"dense": before.parameters, "slim": after.parameters},
         "latency": latency, "left_out": left_out,
         "decode_ms": decoding(path, seconds=0.0).ms,
@@ -146,6 +141,22 @@ def report(
         "tries": _tries(plan, slimmed.steps) if plan and slimmed and plan.measure == judge.measure else [],
     }  # fmt: skip
     return Report({**told, "shortfalls": shortfalls(told)})
+
+
+def _compared(judge: Judge, verdict: Verdict) -> dict[str, Any]:
+    """What the slim model does beside the dense one."""
+    return {
+        "name": judge.measure, "dense": judge.dense, "slim": verdict.metric, "lost": verdict.lost,
+        "moved": verdict.moved, "same": verdict.same, "compared": judge.samples,
+    }  # fmt: skip
+
+
+def _bytes(file: int, dense: nn.Module, before: int, after: int) -> dict[str, Any]:
+    """Of the file, and of both models in memory; `dense_coded`: of the dense model's file."""
+    return {
+        "slim": file, "dense": before, "ratio": before / file,
+        "dense_coded": sum(coded(tensors_of(dense), small=False).values()), "slim_in_memory": after,
+    }  # fmt: skip
 
 
 def timed(

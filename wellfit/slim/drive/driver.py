@@ -24,9 +24,9 @@ from wellfit.slim.drive.plan_file import checked, read_plan_text, write_plan
 from wellfit.slim.drive.plan_text import plan_text
 from wellfit.slim.drive.proof import Proof
 from wellfit.slim.drive.proof_text import proof_text
+from wellfit.slim.drive.repeats import Wanted, in_time
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
 from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
-from wellfit.slim.drive.seeds import Wanted, in_time
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.timing import times_of
 from wellfit.slim.drive.tries import Tries, Try

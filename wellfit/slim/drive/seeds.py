@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from wellfit.slim.drive.metric import Metric
-from wellfit.slim.drive.options import time_text
-from wellfit.slim.drive.runs import Failed, OutOfTime
-
-_FAR = 1_000_000_000
-"""Seeds lie behind it, far from those that scripts set themselves: one of these would make the same run again."""
-
-
-def other_numbers(seed: int | None) -> list[dict[str, Any]]:
-    """The override under which a run draws other random numbers.
-
-    Args:
-        seed: 1, 2, ...; None: the script's own, and no override.
-    """
-    return [] if seed is None else [{"override": "seed", "value": _FAR + seed}]
 
 
 class Seeded(Protocol):
@@ -43,58 +29,6 @@ class Recorded(Seeded, Protocol):
         """For the record."""
 
 
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Wanted(Generic[Made]):
-    """A run that the search does not ask for.
-
-    Args:
-        name: for people.
-        known: the try, where it was made already.
-        make: makes it, given the seconds that it may take.
-    """
-
-    name: str
-    known: Made | None
-    make: Callable[[float], Made]
-
-
-def in_time(
-    wanted: Sequence[Wanted[Made]], needed: Callable[[], float], left: Callable[[], float], tell: Callable[[str], None]
-) -> tuple[list[Made], str]:
-    """Make as many runs as there is time for.
-
-    Args:
-        needed: seconds that the next one should take.
-        left: seconds of the budget.
-
-    Returns:
-        the tries; and why there are no more: empty where all were made.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-    found: list[Made] = []
-    why = ""
-    for one in wanted:
-        if one.known is not None:
-            found.append(one.known)
-            continue
-        seconds = needed()
-        if seconds > left():
-            why = "the budget is over (--budget)"
-            break
-        tell(f"{one.name}, about {time_text(seconds)}")
-        try:
-            found.append(one.make(max(left(), 2 * seconds)))
-        except (OutOfTime, Failed) as failed:
-            why = str(failed) or "its time was over"
-            break
-    return found, f"{len(found)} of {len(wanted)} runs were made, as {why}" if why else ""
-
-
 @dataclass(frozen=True)
 class Seeds:
     """What runs of one setting came to.
@@ -114,7 +48,7 @@ class Seeds:
         return cls([one.value for one in tries if one.value is not None], [one.bytes for one in tries])
 
     def as_json(self) -> dict[str, Any]:
-        """As docs/slim/proof.md has it; `spread` is the standard deviation."""
+        """For report.json; `spread` is the standard deviation."""
         return {
             "count": len(self.bytes), "metrics": list(self.values),
             "mean": statistics.fmean(self.values) if self.values else None, "spread": self._spread,
@@ -125,10 +59,9 @@ class Seeds:
         """For people: "3 seeds: mean 98.52 %, standard deviation 0.10 points"; empty where there is one."""
         if self._spread is None:
             return ""
-        unit = "" if metric.unit in ("number", "own") else " points"
-        each = f"{self._spread:.3g}" if not unit else f"{self._spread * (100 if metric.unit == 'share' else 1):.2f}"
-        mean = metric.shown(statistics.fmean(self.values))
-        return f"{len(self.values)} seeds: mean {mean}, standard deviation {each}{unit}"
+        unit = " points" if metric.unit in ("share", "percent") else ""
+        mean, spread = metric.shown(statistics.fmean(self.values)), spread_text(metric, self._spread)
+        return f"{len(self.values)} seeds: mean {mean}, standard deviation {spread}{unit}"
 
     def span(self) -> str:
         """Of the bytes: "6,412 to 6,540 bytes"."""
@@ -137,6 +70,12 @@ class Seeds:
     @property
     def _spread(self) -> float | None:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def spread_text(metric: Metric, spread: float) -> str:
+    """A standard deviation for people, in points where the metric counts in such."""
+    unit = {"share": 100, "percent": 1}.get(metric.unit)
+    return f"{unit * spread:.2f}" if unit else f"{spread:.3g}"
 
 
 def sentences(file: Seeds, dense: Seeds, metric: Metric) -> list[str]:
@@ -148,7 +87,7 @@ def sentences(file: Seeds, dense: Seeds, metric: Metric) -> list[str]:
     """
     found = []
     if file.sentence(metric):
-        found.append(f"{file.sentence(metric)}; {file.span()}")
+        found.append(file.sentence(metric) + (f"; {file.span()}" if file.bytes else ""))
     if dense.sentence(metric):
         found.append(f"dense, trained on alike, {dense.sentence(metric)}")
     return found

@@ -13,9 +13,9 @@ from wellfit.slim.drive.filing import write_file
 from wellfit.slim.drive.layers import Network
 from wellfit.slim.drive.metric import Metric
 from wellfit.slim.drive.plan import Told
+from wellfit.slim.drive.repeats import other_numbers
 from wellfit.slim.drive.runs import Failed, Runs, full_disk
 from wellfit.slim.drive.search import Outcome
-from wellfit.slim.drive.seeds import other_numbers
 from wellfit.slim.drive.setting import Setting
 from wellfit.slim.drive.upheld import broken
 from wellfit.slim.drive.work import Work

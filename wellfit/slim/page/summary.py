@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from wellfit.slim.drive.seeds import Seeds, sentences, spread_text
 from wellfit.slim.page.markup import Column, Html, bar, joined, table, tag
 from wellfit.slim.page.reading import Report, Try, milliseconds_text, ratio_text, seconds_text
 from wellfit.slim.printing import tries_text
@@ -93,15 +97,9 @@ def _value(report: Report, one: Try | None) -> Html:
     points = tag("small", metric.points_text(one.lost), class_=judged)
     seeds = told.get("seeds") or {}
     several = seeds.get("count", 1) > 1 and seeds.get("mean") is not None
-    spread = f" ± {_spread(report, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
+    spread = f" ± {spread_text(metric, seeds['spread'])}" if several and seeds.get("spread") is not None else ""
     mean = [tag("small", f"mean of {seeds['count']}: {metric.shown(seeds['mean'])}{spread}")] if several else []
     return joined((tag("span", metric.shown(one.value)), points, *mean))
-
-
-def _spread(report: Report, spread: float) -> str:
-    """A standard deviation in the unit of points."""
-    unit = {"share": 100, "percent": 1, "own": 1}.get(report.metric.unit)
-    return f"{unit * spread:.2f}" if unit else f"{spread:.3g}"
 
 
 def _span(one: object, which: str) -> str:
@@ -121,19 +119,18 @@ def _faster(one: object) -> Html:
     return joined((bar(_span(one, "after_ms"), _share(one, "after_ms"), "slim"), tag("small", words)))
 
 
+def _seeds(told: Mapping[str, Any]) -> Seeds:
+    seeds = told.get("seeds") or {}
+    return Seeds(seeds.get("metrics") or [], seeds.get("bytes") or [])
+
+
 def _notes(report: Report) -> list[str]:
     """Sentences under the table."""
     told, metric = report.told, report.metric
     source = told["metric"].get("source", metric.name)
     found = [f"Judged by {source}, with the weights read from the file.", *told.get("notes", [])]
-    seeds = told.get("seeds") or {}
-    if seeds.get("count", 1) > 1 and seeds.get("mean") is not None:
-        unit = " points" if metric.unit in ("share", "percent") else ""
-        spread = seeds.get("spread")
-        words = "" if spread is None else f", standard deviation {_spread(report, spread)}{unit}"
-        sizes = seeds.get("bytes") or []
-        span = f"; {min(sizes):,} to {max(sizes):,} bytes" if sizes else ""
-        found.append(f"{seeds['count']} seeds: mean {metric.shown(seeds['mean'])}{words}{span}.")
+    runs = (_seeds(told), _seeds(told.get("control") or {}))
+    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences(*runs, metric)]
     if report.times:
         found.append("Times are medians of calls in turn on one machine; less than 1.2x is not called faster.")
     if not all(one.get("calm", True) for one in report.times):

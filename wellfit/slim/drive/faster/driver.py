@@ -15,8 +15,8 @@ from wellfit.slim.drive.faster.survey import Candidate, Survey
 from wellfit.slim.drive.faster.tries import FastTries, FastTry, seeded
 from wellfit.slim.drive.giving import give
 from wellfit.slim.drive.options import SlimOptions, time_text
+from wellfit.slim.drive.repeats import Wanted, in_time
 from wellfit.slim.drive.runs import Failed, OutOfTime, Runs
-from wellfit.slim.drive.seeds import Wanted, in_time
 from wellfit.slim.drive.work import Work
 from wellfit.slim.printing import say
 

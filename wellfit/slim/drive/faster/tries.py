@@ -13,8 +13,8 @@ from wellfit.slim.drive.base import Dense
 from wellfit.slim.drive.faster.search import Outcome
 from wellfit.slim.drive.faster.survey import FASTER, FINISHES, WISHES, Candidate, Survey, survey_of
 from wellfit.slim.drive.filing import write_file
+from wellfit.slim.drive.repeats import other_numbers
 from wellfit.slim.drive.runs import Failed, Runs
-from wellfit.slim.drive.seeds import other_numbers
 from wellfit.slim.drive.setting import TEACHING, TEMPERATURE
 from wellfit.slim.drive.timing import times_in, timing
 from wellfit.slim.drive.tries import evaluating
