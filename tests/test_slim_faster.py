@@ -16,7 +16,6 @@ from overridden import ENV
 from torch import nn
 
 import wellfit.slim
-from wellfit.errors import WellfitError
 from wellfit.slim.drive.faster.search import Outcome, best_of, front, is_fast, next_candidate
 from wellfit.slim.drive.faster.survey import FASTER, UNTRAINED, Candidate
 from wellfit.slim.target import Target
@@ -106,33 +105,6 @@ def test_a_network_becomes_faster_and_the_file_is_it(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], why: str) -> None:
     ran = slim(tmp_path, *words)
     assert ran.returncode == 2 and why in ran.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "target", "spoken"),
-    [
-        ("latency", Target("latency"), "latency"),
-        ("2ms", Target("milliseconds", 2.0), "2 ms"),
-        ("500 us", Target("milliseconds", 0.5), "0.5 ms"),
-        ("0.5s", Target("milliseconds", 500.0), "500 ms"),
-        ("3x-faster", Target("speedup", 3.0), "3x-faster"),
-        ("1.5X-Faster", Target("speedup", 1.5), "1.5x-faster"),
-    ],
-)
-def test_targets_of_time(text: str, target: Target, spoken: str) -> None:
-    assert Target.of(text) == target
-    assert str(target) == spoken and target.is_time
-
-
-@pytest.mark.parametrize("text", ["3x", "30kB", "size"])
-def test_targets_of_size_stay_what_they_are(text: str) -> None:
-    assert not Target.of(text).is_time
-
-
-@pytest.mark.parametrize("text", ["faster", "x-faster", "0ms", "-2ms", "2 minutes"])
-def test_targets_that_mean_nothing(text: str) -> None:
-    with pytest.raises(WellfitError, match="the target is size"):
-        Target.of(text)
 
 
 # The search ----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from wellfit.errors import WellfitError
 from wellfit.slim.drive.metric import Metric, Said, choose
-from wellfit.slim.drive.options import budget_of
-from wellfit.slim.target import Target
 
 
 def said(output: str = "", *evaluations: tuple[float | None, float | None]) -> Said:
@@ -84,27 +82,3 @@ def test_points_are_the_same_for_shares_and_percents(dense: float, slim: float) 
 def test_what_is_no_number_has_lost_everything() -> None:
     assert choose(said("loss nan\nloss 0.5"), "loss").value_of(said("loss nan")) is None
     assert Metric("accuracy").lost(0.5, None) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_of_a_million"), [("50x", 20_000), ("30kB", 30_000), ("2.5 KiB", 2560), ("1M", 10**6)]
-)
-def test_targets(text: str, bytes_of_a_million: int) -> None:
-    assert Target.of(text).bytes_of(1_000_000) == bytes_of_a_million
-
-
-@pytest.mark.parametrize("text", ["", "1x", "0x", "small", "-3kB", "0.1B", "1x-faster", "-2ms", "30", "1e3x"])
-def test_what_is_no_target_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(WellfitError, match="the target is size, a ratio of bytes such as 50x"):
-        Target.of(text)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("10 min", 600), ("2h", 7200)])
-def test_budgets(text: str, seconds: float) -> None:
-    assert budget_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1m", "soon", "10d"])
-def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(WellfitError, match="--budget is a time above 0"):
-        budget_of(text)
