@@ -34,7 +34,7 @@ def slim_report() -> dict[str, Any]:
     return {
         "version": 1, "wellfit": "0.1.0", "command": ["digits.py"], "typed": ["--budget", "90s", "digits.py"],
         "model": "DeepNet", "target": "size", "target_bytes": None, "keep_accuracy": 1.0, "met": True, "shortfalls": [],
-        "ends": ["the budget of 1.5 min is over (--budget)"], "seconds": 78.2,
+        "ends": ["the budget of 1.5 min is over (--budget): this is the best so far"], "seconds": 78.2,
         "metric": {"kind": "accuracy", "text": "", "is_higher_better": True, "unit": "share", "name": "accuracy",
                    "source": "accuracy, counted in the script's own evaluation"},
         "dense": {"metric": 0.9068, "bytes": 135720, "parameters": 33930, "steps": 336, "seconds": 8.2},

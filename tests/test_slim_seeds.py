@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wellfit.slim.drive.metric import Metric
-from wellfit.slim.drive.repeats import Wanted, in_time
+from wellfit.slim.drive.repeats import Wanted, ended, in_time
 from wellfit.slim.drive.runs import Failed, OutOfTime
 from wellfit.slim.drive.seeds import Seeds, control_json, sentences
 
@@ -61,6 +61,11 @@ def test_runs_stop_when_the_budget_does() -> None:
 def test_a_run_that_fails_ends_it(error: Exception, why: str) -> None:
     wanted = [Wanted("a", "old", raising(error)), Wanted("b", None, raising(error)), Wanted("c", "old", raising(error))]
     assert in_time(wanted, lambda: 1.0, lambda: 9.0, print) == (["old"], f"1 of 3 runs were made, as {why}")
+
+
+def test_only_the_search_has_a_best_so_far() -> None:
+    told = ended(["the budget is over"], ["seeds: 0 of 1 runs were made"])
+    assert told == ["the budget is over: this is the best so far", "seeds: 0 of 1 runs were made"]
 
 
 def test_mean_and_spread() -> None:

@@ -24,7 +24,7 @@ from wellfit.slim.drive.plan_file import checked, read_plan_text, write_plan
 from wellfit.slim.drive.plan_text import plan_text
 from wellfit.slim.drive.proof import Proof
 from wellfit.slim.drive.proof_text import proof_text
-from wellfit.slim.drive.repeats import Wanted, in_time
+from wellfit.slim.drive.repeats import Wanted, ended, in_time
 from wellfit.slim.drive.runs import Failed, Interrupted, OutOfTime, Runs
 from wellfit.slim.drive.search_plan import Family, best_of, first_plan, next_plan
 from wellfit.slim.drive.setting import Setting
@@ -107,6 +107,7 @@ class _Slim:
         self._deadline = deadline
         self._untaught = False  # the last try was not made as its network cannot be taught
         self._ends: list[str] = []  # why the search ended before its time
+        self._undone: list[str] = []  # runs that were to be made of the best try
         self._families: dict[str, Family] = {}  # of the settings that the search came upon, by their digests
 
     def made(self, told: dict[str, object] | None) -> int:
@@ -227,8 +228,9 @@ class _Slim:
         times = times_of(best, dense, self._options.batch, self._runs, self._work)
         done = [one for one in tries.done() if one.seed is None and not one.is_dense]
         proof = Proof(
-            self._options, dense, best, repeated, control, done, times, file, time.monotonic() - self._begun, self._ends
-        )
+            self._options, dense, best, repeated, control, done, times, file, time.monotonic() - self._begun,
+            ended(self._ends, self._undone),
+        )  # fmt: skip
         proof.write(self._work)
         say(proof_text(proof))
         for sentence in [*proof.diagnosis.problems, *proof.shortfalls()]:
@@ -256,7 +258,7 @@ class _Slim:
         wanted = [Wanted(f"{what}: {one}", known.get(one.digest), partial(tries.make, one, values)) for one in settings]
         found, why = in_time(wanted, lambda: _needed(tries.done(), dense), self._left, self._runs.tell)
         if why:
-            self._ends.append(f"{what}: {why}")
+            self._undone.append(f"{what}: {why}")
         return found
 
     def _steps(self, tries: Tries, dense: Dense) -> int | None:

@@ -39,7 +39,7 @@ class Proof:
         times: of calls of the file's network.
         file: that was given.
         seconds: that all took, this time.
-        ends: why the search ended before its time.
+        ends: why the search ended before its time, and what was not done after it.
     """
 
     options: SlimOptions

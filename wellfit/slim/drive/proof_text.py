@@ -17,7 +17,7 @@ def proof_text(proof: Proof) -> str:
     lines = ["", "Proof: by the script's own evaluation, with the weights read from the file", *_summary(proof), ""]
     lines += ["Layers", *_layers(proof), "", "Front: all tries that no other beats", *_front(proof)]
     lines += [*findings_told(proof.diagnosis.findings).splitlines(), ""]
-    lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in proof.ends]
+    lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in proof.ends]
     name = printable(str(proof.file), 300)
     lines += [
         f"File:   {name}",

@@ -22,6 +22,16 @@ def other_numbers(seed: int | None) -> list[dict[str, Any]]:
     return [] if seed is None else [{"override": "seed", "value": _FAR + seed}]
 
 
+def ended(search: Sequence[str], undone: Sequence[str]) -> list[str]:
+    """What is told of a slimming that did not come to its end, in sentences.
+
+    Args:
+        search: why nothing more was tried.
+        undone: what was to be made of the best try, and was not.
+    """
+    return [*(f"{why}: this is the best so far" for why in search), *undone]
+
+
 Made = TypeVar("Made")
 
 

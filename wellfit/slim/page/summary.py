@@ -137,9 +137,5 @@ def _notes(report: Report) -> list[str]:
         found.append("~ The machine was busy: the fastest tenth of the calls, not the median.")
     spent = [f"{seconds_text(told['seconds'])} this time"] if told.get("seconds") is not None else []
     found.append("; ".join([f"{tries_text(len(report.tries))} in all", *spent]) + ".")
-    found += [
-        f"{sentence[0].upper()}{sentence[1:]}: this is the best so far."
-        for sentence in told.get("ends", [])
-        if sentence
-    ]
+    found += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in told.get("ends", []) if sentence]
     return found

@@ -15,7 +15,7 @@ from wellfit.slim.drive.faster.survey import Candidate, Survey
 from wellfit.slim.drive.faster.tries import FastTries, FastTry, seeded
 from wellfit.slim.drive.giving import give
 from wellfit.slim.drive.options import SlimOptions, time_text
-from wellfit.slim.drive.repeats import Wanted, in_time
+from wellfit.slim.drive.repeats import Wanted, ended, in_time
 from wellfit.slim.drive.runs import Failed, OutOfTime, Runs
 from wellfit.slim.drive.work import Work
 from wellfit.slim.printing import say
@@ -48,6 +48,7 @@ class Faster:
         self._left = left
         self._begun = time.monotonic()
         self._ends: list[str] = []  # why the search ended before its time
+        self._undone: list[str] = []  # runs that were to be made of the best try
         self._failed: dict[str, str] = {}  # keys of candidates that could not be trained
 
     def made(self, dense: Dense) -> int:
@@ -72,7 +73,7 @@ class Faster:
         skipped = [*survey.skipped, *((key, why) for key, why in self._failed.items())]
         proof = FastProof(
             self._options, dense, best, repeated, control, self._own(tries), file, survey, skipped,
-            time.monotonic() - self._begun, self._ends, self._work.folder,
+            time.monotonic() - self._begun, ended(self._ends, self._undone), self._work.folder,
         )  # fmt: skip
         proof.write()
         say(proof.text())
@@ -105,7 +106,7 @@ class Faster:
         needed = self._needed(candidate, done, dense)
         left = self._left()
         if done and needed * _SPARE > left:
-            self._ends.append(f"the budget of {time_text(self._options.budget)} is over")
+            self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
             return False
         promise = f"{candidate}, should be {candidate.expected:.2f}x faster"
         self._runs.tell(f"try {len(done) + 1}: {promise}, takes about {time_text(needed)}")
@@ -186,7 +187,7 @@ class Faster:
             wanted, lambda: self._needed(candidate, self._own(tries), dense), self._left, self._runs.tell
         )
         if why:
-            self._ends.append(f"{what}: {why}")
+            self._undone.append(f"{what}: {why}")
         return found
 
     def _needed(self, candidate: Candidate, done: Sequence[FastTry], dense: Dense) -> float:

@@ -53,7 +53,7 @@ class FastProof:
         survey: what was looked at.
         skipped: methods and structures, and why nothing came of them.
         seconds: that all took, this time.
-        ends: why the search ended before its time.
+        ends: why the search ended before its time, and what was not done after it.
         folder: where the report goes.
     """
 
@@ -123,7 +123,7 @@ class FastProof:
             lines += ["Skipped", *self._skipped(), ""]
         if self.diagnosis.findings:
             lines += [*findings_told(self.diagnosis.findings).splitlines()[1:], ""]
-        lines += [f"{sentence[0].upper()}{sentence[1:]}: this is the best so far." for sentence in self.ends]
+        lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in self.ends]
         if self.file is not None:
             name = printable(str(self.file), 300)
             lines += [
