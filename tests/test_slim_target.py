@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wellfit.errors import WellfitError
-from wellfit.slim.drive.options import budget_of
+from wellfit.slim.drive.options import SlimOptions, budget_of
 from wellfit.slim.target import Target
 
 
@@ -93,3 +93,12 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(WellfitError, match="--budget is a time above 0"):
         budget_of(text)
+
+
+def test_runs_that_time_is_kept_back_for() -> None:
+    assert [SlimOptions([], seeds=k, control=c).repeats for k, c in ((1, False), (3, False), (1, True), (3, True))] == [
+        0,
+        2,
+        1,
+        5,
+    ]

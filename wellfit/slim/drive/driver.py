@@ -190,8 +190,7 @@ class _Slim:
             self._runs.tell(f"{setting}: that try is made already")
             return known
         needed = _needed(done, dense)
-        to_come = self._options.seeds * (1 + self._options.control) - 1
-        left = self._left() - (to_come * needed if done else 0.0)
+        left = self._left() - (self._options.repeats * needed if done else 0.0)
         if left <= 0 or (done and needed * _SPARE > left):
             self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
             return None

@@ -57,6 +57,11 @@ class SlimOptions:
     method: Method | None = None
     control: bool = False
 
+    @property
+    def repeats(self) -> int:
+        """Runs beside the tries, for which time is kept back: of other seeds, and of the dense network with all."""
+        return self.seeds * (1 + self.control) - 1
+
 
 def method_of(text: str | None) -> Method | None:
     """The method that `--methods` asks for; None for what is searched anyway.

@@ -104,7 +104,7 @@ class Faster:
         """Make one try, and say what it came to; False where the time is over."""
         done = self._own(tries)
         needed = self._needed(candidate, done, dense)
-        left = self._left()
+        left = self._left() - (self._options.repeats * needed if done else 0.0)
         if done and needed * _SPARE > left:
             self._ends.append(f"the budget of {time_text(self._options.budget)} is over (--budget)")
             return False
